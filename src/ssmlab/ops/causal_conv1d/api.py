@@ -1,0 +1,120 @@
+"""The public causal convolution: checks, choice of backend, call.
+
+Shape letters: B batch, L length, D channels, W width (taps), S packed sequences.
+"""
+
+import torch
+from torch import Tensor
+
+from ssmlab.ops.causal_conv1d import checks
+from ssmlab.ops.causal_conv1d.reference import causal_conv1d_reference
+
+BACKENDS = ("cpu", "reference")
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Causal depthwise convolution over time: each channel sees its last W inputs.
+
+    y[b, t, d] = act(bias[d] + sum over k < W of weight[d, k] * x[b, t - (W-1) + k, d]), where x
+    before the start is ``initial_state`` or zero. The convolution of the Mamba block (section 3.4
+    and figure 3 of "Mamba: Linear-Time Sequence Modeling with Selective State Spaces").
+
+    Args:
+        x: (B, L, D), L >= 1; float32, bfloat16, float16 or float64. Sums are taken in float32
+            (float64 if any of x, weight, bias is float64).
+        weight: (D, W), W >= 1, last tap on the present input; any of those dtypes.
+        bias: (D,) or None.
+        activation: None, or "silu" (the same as "swish").
+        initial_state: the W-1 inputs before the first, oldest first: (B, W-1, D), or (S, W-1, D)
+            with ``cu_seqlens``; converted to x's dtype. None: zeros.
+        return_final_state: also return the last W-1 inputs of each sequence, to go on from.
+        cu_seqlens: (S+1,) int32 offsets 0, ..., L of S sequences packed along L, with B = 1.
+            Nothing crosses from one sequence into the next.
+        backend: "cpu" (Numba), "reference" (plain torch, any device, differentiable twice) or
+            None: the fastest that works for the tensors given.
+
+    Returns:
+        y (B, L, D), or (y, final_state) with final_state (B or S, W-1, D); all of x's dtype.
+        A sequence shorter than W-1 keeps the newest rows of its initial state in the final one.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or offsets that do not fit, or a backend that cannot
+            run on these tensors.
+    """
+    y, final_state = masked_causal_conv1d(
+        x, weight, bias, activation, initial_state, cu_seqlens, None, backend
+    )
+    return (y, final_state) if return_final_state else y
+
+
+def masked_causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    seq_idx: Tensor | None,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`causal_conv1d` that also takes ``seq_idx`` (B, L); always returns the final state."""
+    if x.ndim != 3 or x.shape[1] < 1:
+        raise ValueError(
+            f"x must have 3 dimensions (B, L, D) with L >= 1, got shape {tuple(x.shape)}"
+        )
+    silu = checks.check_activation(activation)
+    checks.check_filter(x, weight, bias)
+    checks.check_cu_seqlens(x, cu_seqlens)
+    checks.check_seq_idx(x, seq_idx)
+    sequences = None if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    checks.check_state(x, weight.shape[1], initial_state, sequences)
+    if initial_state is not None:
+        initial_state = initial_state.to(x.dtype)
+    if choose_backend(x, backend) == "cpu":
+        return torch.ops.ssmlab.causal_conv1d(
+            x, weight, bias, initial_state, cu_seqlens, seq_idx, silu
+        )
+    if cu_seqlens is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        checks.check_offsets(cu_seqlens, x.shape[1])
+    return causal_conv1d_reference(x, weight, bias, initial_state, cu_seqlens, seq_idx, silu)
+
+
+def choose_backend(x: Tensor, backend: str | None) -> str:
+    """The backend to run, "cpu" or "reference"; an impossible wish is a ValueError."""
+    if backend is None:
+        return "cpu" if x.device.type == "cpu" and cpu_backend_error() is None else "reference"
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"unknown backend {backend!r}: expected one of {', '.join(map(repr, BACKENDS))}, "
+            "or None for the fastest that works"
+        )
+    if backend == "cpu":
+        if x.device.type != "cpu":
+            raise ValueError(
+                f"backend 'cpu' needs tensors on the CPU, got {x.device}; "
+                "leave backend=None, or move the tensors"
+            )
+        error = cpu_backend_error()
+        if error is not None:
+            raise ValueError(f"backend 'cpu' does not work here: {error}; use 'reference'")
+    return backend
+
+
+@torch.compiler.assume_constant_result
+def cpu_backend_error() -> str | None:
+    """None when the Numba backend can run, else the reason why not. Imports Numba."""
+    try:
+        import ssmlab.ops.causal_conv1d.cpu  # noqa: F401
+    except Exception as error:  # a broken Numba fails in many ways; plain torch still works
+        return f"{type(error).__name__}: {error}"
+    return None
