@@ -1,0 +1,19 @@
+"""Operators: pure functions on tensors, each with a plain reference and faster backends."""
+
+from ssmlab.ops.causal_conv1d import causal_conv1d, causal_conv1d_fn, causal_conv1d_update
+from ssmlab.ops.selective_scan import (
+    available_backends,
+    selective_scan,
+    selective_scan_fn,
+    selective_scan_update,
+)
+
+__all__ = [
+    "available_backends",
+    "causal_conv1d",
+    "causal_conv1d_fn",
+    "causal_conv1d_update",
+    "selective_scan",
+    "selective_scan_fn",
+    "selective_scan_update",
+]

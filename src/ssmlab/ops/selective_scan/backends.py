@@ -1,0 +1,62 @@
+"""Which backends of the selective scan work here, and the one to use for a tensor."""
+
+import functools
+from types import ModuleType
+
+import torch
+
+NAMES = ("reference", "cpu")
+
+
+@functools.cache
+def _load_cpu() -> ModuleType | str:
+    """The cpu backend's module, or the reason why it does not work."""
+    try:
+        from ssmlab.ops.selective_scan import cpu
+    except Exception as error:  # whatever breaks the compiler's import must not break the user's
+        return f"Numba does not work here: {type(error).__name__}: {error}"
+    return cpu
+
+
+def module(name: str) -> ModuleType:
+    """The module of a compiled backend, which has ``forward`` and ``backward``.
+
+    Raises:
+        ValueError: it does not work on this machine, with the reason.
+    """
+    loaded = _load_cpu()
+    if isinstance(loaded, str):
+        raise ValueError(
+            f'selective_scan: backend "{name}" was asked for, but {loaded}; install numba, or use '
+            f'backend="reference"'
+        )
+    return loaded
+
+
+def available_backends() -> dict[str, str | None]:
+    """Each backend's name, with None where it works and the reason where it does not."""
+    cpu = _load_cpu()
+    return {"reference": None, "cpu": cpu if isinstance(cpu, str) else None}
+
+
+def choose_backend(asked: str | None, device: torch.device) -> str:
+    """The backend to use for tensors on ``device``: the one asked for, or the fastest there.
+
+    Raises:
+        ValueError: unknown, not for this device, or not working here.
+    """
+    if asked is None:
+        return "cpu" if device.type == "cpu" and not isinstance(_load_cpu(), str) else "reference"
+    if asked not in NAMES:
+        raise ValueError(
+            f"selective_scan: backend is {asked!r}, expected one of {', '.join(NAMES)}, or None "
+            f"for the fastest that works"
+        )
+    if asked == "cpu":
+        if device.type not in ("cpu", "meta"):
+            raise ValueError(
+                f'selective_scan: backend "cpu" works on CPU tensors, given ones are on {device}; '
+                f'leave backend out, or use "reference"'
+            )
+        module(asked)
+    return asked
