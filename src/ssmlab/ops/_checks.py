@@ -1,6 +1,7 @@
-"""Argument checks shared by the operators: each failure says what was given and what is expected."""
+"""Argument checks shared by the operators: a failure says what was given and what is expected."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def sequence_bounds(operator: str, cu_seqlens: Tensor, length: int) -> list[int]
         ValueError: they do not start with 0, do not end with ``length``, or decrease.
     """
     bounds = [int(offset) for offset in cu_seqlens.tolist()]
-    ordered = all(a <= b for a, b in zip(bounds, bounds[1:], strict=False))
+    ordered = all(a <= b for a, b in pairwise(bounds))
     if bounds[0] != 0 or bounds[-1] != length or not ordered:
         shown = ", ".join(str(offset) for offset in bounds[:8]) + (", ..." * (len(bounds) > 8))
         raise ValueError(

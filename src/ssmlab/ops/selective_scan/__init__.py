@@ -1,4 +1,4 @@
-"""The selective scan: the recurrence h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t."""
+"""The selective scan: h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t."""
 
 from ssmlab.ops.selective_scan.api import available_backends, selective_scan
 from ssmlab.ops.selective_scan.field import selective_scan_fn

@@ -5,6 +5,8 @@ It is what every other backend is tested against, so it favours being obviously 
 Shapes: B batch, L length, D channels, N state, G groups of channels, S packed sequences.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,7 +64,7 @@ def scan_reference(
     else:
         bounds = sequence_bounds("selective_scan", cu_seqlens, length)
         pieces, states = [], []
-        for i, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for i, (start, end) in enumerate(pairwise(bounds)):
             own = None if initial_state is None else initial_state[i : i + 1]
             h = _initial(own, 1, channels, A.shape[1], state, u.device)
             part = slice(start, end)

@@ -114,8 +114,8 @@ def _factor(
         check_shape(_NAME, name, X, (batch, groups, n), "(B, G, N)")
         if groups == 0 or channels % groups:
             raise ValueError(
-                f"{_NAME}: {name} has {groups} groups, which do not divide the {channels} channels; "
-                f"expected a number of groups that does"
+                f"{_NAME}: {name} has {groups} groups, which do not divide the {channels} "
+                f"channels; expected a number of groups that does"
             )
         return X.repeat_interleave(channels // groups, dim=1)
     if constant is None:
