@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ssmlab.ops.causal_conv1d import checks
-from ssmlab.ops.causal_conv1d.reference import causal_conv1d_reference
+from ssmlab.ops.causal_conv1d.custom_op import forward_op
+from ssmlab.ops.causal_conv1d.reference import causal_conv1d_reference, final_state
 
 BACKENDS = ("cpu", "reference")
 
@@ -51,10 +52,12 @@ def causal_conv1d(
         ValueError: shapes, dtypes, devices or offsets that do not fit, or a backend that cannot
             run on these tensors.
     """
-    y, final_state = masked_causal_conv1d(
-        x, weight, bias, activation, initial_state, cu_seqlens, None, backend
-    )
-    return (y, final_state) if return_final_state else y
+    y = masked_causal_conv1d(x, weight, bias, activation, initial_state, cu_seqlens, None, backend)
+    if not return_final_state:
+        return y
+    if initial_state is not None:
+        initial_state = initial_state.to(x.dtype)
+    return y, final_state(x, weight.shape[1], initial_state, cu_seqlens)
 
 
 def masked_causal_conv1d(
@@ -66,8 +69,8 @@ def masked_causal_conv1d(
     cu_seqlens: Tensor | None,
     seq_idx: Tensor | None,
     backend: str | None,
-) -> tuple[Tensor, Tensor]:
-    """:func:`causal_conv1d` that also takes ``seq_idx`` (B, L); always returns the final state."""
+) -> Tensor:
+    """y of :func:`causal_conv1d`, with ``seq_idx`` (B, L) too, which excludes states."""
     if x.ndim != 3 or x.shape[1] < 1:
         raise ValueError(
             f"x must have 3 dimensions (B, L, D) with L >= 1, got shape {tuple(x.shape)}"
@@ -81,9 +84,7 @@ def masked_causal_conv1d(
     if initial_state is not None:
         initial_state = initial_state.to(x.dtype)
     if choose_backend(x, backend) == "cpu":
-        return torch.ops.ssmlab.causal_conv1d(
-            x, weight, bias, initial_state, cu_seqlens, seq_idx, silu
-        )
+        return forward_op(x, weight, bias, initial_state, cu_seqlens, seq_idx, silu)
     if cu_seqlens is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
         checks.check_offsets(cu_seqlens, x.shape[1])
     return causal_conv1d_reference(x, weight, bias, initial_state, cu_seqlens, seq_idx, silu)

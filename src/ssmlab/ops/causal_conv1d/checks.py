@@ -3,6 +3,8 @@
 Shape letters: B batch, L length, D channels, W width (taps), S packed sequences.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,7 @@ def check_float(name: str, tensor: Tensor) -> None:
 
 
 def check_filter(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """``x`` (..., D), weight (D, W), bias (D,): floating point, of fitting shapes, on one device."""
+    """x (..., D), weight (D, W), bias (D,): floating point, of fitting shapes, on one device."""
     channels = x.shape[-1]
     check_float("x", x)
     if weight.ndim != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
@@ -87,7 +89,7 @@ def check_cu_seqlens(x: Tensor, cu_seqlens: Tensor | None) -> None:
 def check_offsets(cu_seqlens: Tensor, length: int) -> None:
     """The values of cu_seqlens: from 0 to L, never falling. Reads the tensor."""
     values = cu_seqlens.tolist()
-    rising = all(a <= b for a, b in zip(values, values[1:], strict=False))
+    rising = all(a <= b for a, b in itertools.pairwise(values))
     if values[0] != 0 or values[-1] != length or not rising:
         shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
         raise ValueError(

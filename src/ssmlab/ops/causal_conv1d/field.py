@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.ops.causal_conv1d.api import masked_causal_conv1d
+from ssmlab.ops.causal_conv1d.reference import final_state
 
 
 def causal_conv1d_fn(
@@ -57,14 +58,16 @@ def causal_conv1d_fn(
                 f"{name} must have shape (B, D, W-1) = {expected}, got {tuple(states.shape)}"
             )
     state = None if initial_states is None else initial_states.transpose(1, 2)
-    y, final_state = masked_causal_conv1d(
+    y = masked_causal_conv1d(
         x.transpose(1, 2), weight, bias, activation, state, None, seq_idx, None
-    )
-    y, final_state = y.transpose(1, 2), final_state.transpose(1, 2)
+    ).transpose(1, 2)
     if not return_final_states:
         return y
+    if state is not None:
+        state = state.to(x.dtype)
+    last = final_state(x.transpose(1, 2), weight.shape[1], state, None).transpose(1, 2)
     if final_states_out is not None:
         with torch.no_grad():
-            final_states_out.copy_(final_state)
+            final_states_out.copy_(last)
         return y, final_states_out
-    return y, final_state
+    return y, last
