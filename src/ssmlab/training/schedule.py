@@ -8,13 +8,13 @@ from ssmlab.training.config import TrainingConfig
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """The rate of optimiser step ``step`` (0 is the first, ``config.steps - 1`` the last).
 
-    The warmup of W = round(warmup_fraction * steps) steps ends at the peak at step W - 1 (its
-    first rate is lr/W, so that no step is wasted at zero); the cosine ends at ``lr_min`` exactly
-    at the last step.
+    The warmup of W = round(warmup_fraction * steps) steps starts at lr/W, so that no step is
+    wasted at zero, and reaches the peak at step W - 1; the cosine ends at ``lr_min`` exactly at
+    the last step.
     """
     warmup = round(config.warmup_fraction * config.steps)
     if step < warmup:
         return config.lr * (step + 1) / warmup
-    last = config.steps - 1
-    progress = min(1.0, (step - warmup + 1) / max(1, last - warmup + 1))
+    peak, last = max(warmup - 1, 0), config.steps - 1
+    progress = min(1.0, (step - peak) / (last - peak)) if last > peak else 0.0
     return config.lr_min + 0.5 * (config.lr - config.lr_min) * (1 + math.cos(math.pi * progress))
