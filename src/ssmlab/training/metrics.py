@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: a line of JSON per logged step or evaluation, written as soon as it is known."""
+"""``metrics.jsonl``: one line of JSON per logged step or evaluation, on disk at once."""
 
 import json
 from pathlib import Path

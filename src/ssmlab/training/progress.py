@@ -80,6 +80,7 @@ class _Display:
 
     def remove(self, task: TaskID | None) -> None:
         if self.bars and task is not None:
+            self.bars.refresh()  # a trial shorter than the refresh interval is seen once, too
             self.bars.remove_task(task)
 
 

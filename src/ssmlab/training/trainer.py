@@ -160,7 +160,7 @@ class Trainer:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
-    def _autocast(self) -> AbstractContextManager[None]:
+    def _autocast(self) -> AbstractContextManager[object]:
         if not self.bf16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
