@@ -47,15 +47,16 @@ def chunk_length(n: int) -> int:
     return max(CHUNK, 2 * n)
 
 
-def checkpoint_count(u: Tensor, n: int, cu_seqlens: Tensor | None) -> int:
-    """An upper bound, from shapes alone, of the states that all sequences together keep.
+def kept_shape(u: Tensor, A: Tensor, cu_seqlens: Tensor | None, save: bool) -> tuple[int, ...]:
+    """Shape of the states kept: (count, N, D), in front (2,) for their parts if A is complex.
 
-    A sequence keeps one after every chunk but its last: (length - 1) // chunk of them.
+    A sequence keeps one after each chunk but its last, (its length - 1) // chunk of them. That of
+    packed sequences together is bounded by what one sequence of their total length would keep.
     """
-    batch, length, _ = u.shape
-    if cu_seqlens is None:
-        return batch * ((length - 1) // chunk_length(n))
-    return (length - 1) // chunk_length(n)
+    batch, length, channels = u.shape
+    n = A.shape[1]
+    count = (batch * ((length - 1) // chunk_length(n))) if save else 0
+    return (*((2,) if A.is_complex() else ()), count, n, channels)
 
 
 @torch.library.custom_op("ssmlab::selective_scan", mutates_args=())
@@ -99,8 +100,8 @@ def _forward_fake(
     sequences = u.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     channels, n = A.shape
     last = u.new_empty((sequences, channels, n), dtype=kind)
-    count = checkpoint_count(u, n, cu_seqlens) if save else 0
-    return u.new_empty(u.shape), last, u.new_empty((count, n, channels), dtype=kind)
+    kept = u.new_empty(kept_shape(u, A, cu_seqlens, save), dtype=dtype)
+    return u.new_empty(u.shape), last, kept
 
 
 @torch.library.custom_op("ssmlab::selective_scan_backward", mutates_args=())
