@@ -1,0 +1,1 @@
+"""What surrounds a mixer: the Mamba block, the gated MLP, norm and residual."""

@@ -1,0 +1,48 @@
+"""Config of the Mamba block."""
+
+from dataclasses import dataclass, field
+
+from ssmlab.core.errors import ConfigError
+from ssmlab.mixers.checks import check_positive_int
+from ssmlab.mixers.s6_config import S6Config
+
+
+@dataclass(frozen=True)
+class MambaConfig:
+    """The Mamba block (section 3.4 of arXiv 2312.00752).
+
+    Attributes:
+        expand: E, d_inner = expand * d_model.
+        d_conv: width of the causal depthwise convolution.
+        conv_bias: the convolution has a bias.
+        bias: in_proj and out_proj have biases.
+        ssm: the mixer inside.
+    """
+
+    expand: int = 2
+    d_conv: int = 4
+    conv_bias: bool = True
+    bias: bool = False
+    ssm: S6Config = field(default_factory=S6Config)
+
+    def __post_init__(self) -> None:
+        check_positive_int("MambaConfig", expand=self.expand, d_conv=self.d_conv)
+
+    def d_inner(self, d_model: int) -> int:
+        """Channels of the mixer inside a block of width ``d_model``."""
+        return self.expand * d_model
+
+    def dt_rank(self, d_model: int) -> int:
+        """The Δ rank R inside a block of width ``d_model``, "auto" resolved to ceil(d_model / 16).
+
+        Raises:
+            ConfigError: a rank above d_inner, which could not add anything.
+        """
+        rank = -(-d_model // 16) if self.ssm.dt_rank == "auto" else self.ssm.dt_rank
+        if self.ssm.selective_delta and rank > self.d_inner(d_model):
+            raise ConfigError(
+                f"S6Config.dt_rank={rank} is above the {self.d_inner(d_model)} channels of the mixer "
+                f"(expand {self.expand} x d_model {d_model}); give 1 to {self.d_inner(d_model)}, "
+                "or 'auto'"
+            )
+        return rank
