@@ -27,7 +27,7 @@ GROUP = 4
 
 # Not "fast": NaN and infinity must pass through, and sums keep their order.
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "nsz"}}
-_INLINE = numba.njit(**_OPTIONS)
+_INLINE = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 
 _LOG2E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)
@@ -107,7 +107,8 @@ def _sigmoid_overload(s):
 
     def single(s):
         # exp(z) = 2^n exp(r), |r| <= ln(2)/2, by its Taylor polynomial: vectorises without a library.
-        z = min(max(-s, _LEAST), _MOST)
+        z = -s if -s > _LEAST else _LEAST
+        z = z if z < _MOST else _MOST
         shifted = z * _LOG2E + _MAGIC
         n = shifted - _MAGIC
         r = z - n * _LN2_HIGH - n * _LN2_LOW
@@ -135,23 +136,27 @@ def _at(typingctx, address, index, like):
 
 
 @_INLINE
-def _combine(out, base, rows, w, n, silu, like, out_like, one):
-    """out = act(base + sum of w[k] * rows[k]) over a group of rows; ``w`` has rows of COLS."""
+def _combine(out, base, rows, w, n, like, out_like, one):
+    """out = base + sum of w[k] * rows[k] over a group of rows; ``w`` has rows of COLS."""
     r0, r1, r2, r3 = rows
-    if silu:
-        for d in range(n):
-            s = _load(base, d, one) + _load(w, d, one) * _load(r0, d, like)
-            s += _load(w, d + COLS, one) * _load(r1, d, like)
-            s += _load(w, d + 2 * COLS, one) * _load(r2, d, like)
-            s += _load(w, d + 3 * COLS, one) * _load(r3, d, like)
-            _store(out, d, s * _sigmoid(s), out_like)
-    else:
-        for d in range(n):
-            s = _load(base, d, one) + _load(w, d, one) * _load(r0, d, like)
-            s += _load(w, d + COLS, one) * _load(r1, d, like)
-            s += _load(w, d + 2 * COLS, one) * _load(r2, d, like)
-            s += _load(w, d + 3 * COLS, one) * _load(r3, d, like)
-            _store(out, d, s, out_like)
+    for d in range(n):
+        s = _load(base, d, one) + _load(w, d, one) * _load(r0, d, like)
+        s += _load(w, d + COLS, one) * _load(r1, d, like)
+        s += _load(w, d + 2 * COLS, one) * _load(r2, d, like)
+        s += _load(w, d + 3 * COLS, one) * _load(r3, d, like)
+        _store(out, d, s, out_like)
+
+
+@_INLINE
+def _combine_silu(out, base, rows, w, n, like, one):
+    """out = silu(s) for the sum s that ``_combine`` takes."""
+    r0, r1, r2, r3 = rows
+    for d in range(n):
+        s = _load(base, d, one) + _load(w, d, one) * _load(r0, d, like)
+        s += _load(w, d + COLS, one) * _load(r1, d, like)
+        s += _load(w, d + 2 * COLS, one) * _load(r2, d, like)
+        s += _load(w, d + 3 * COLS, one) * _load(r3, d, like)
+        _store(out, d, s * _sigmoid(s), like)
 
 
 @_INLINE
@@ -245,8 +250,8 @@ def _forward_block(task, shape, bounds, skip, source, addresses, like, one):
     row0, col0 = task // column_blocks * ROWS, task % column_blocks * COLS
     row1, n = min(row0 + ROWS, rows), min(COLS, channels - col0)
     padded = (width + GROUP - 1) // GROUP * GROUP
-    memory = np.full((4 + padded) * COLS, one - one)
-    scratch = memory.ctypes.data
+    memory = np.zeros((4 + padded) * COLS)
+    scratch = np.int64(memory.ctypes.data)
     _fill_constants(scratch, width, padded, channels, col0, n, taps, bias, one)
     segment = _segment_at(bounds, row0)
     while segment < bounds.shape[0] - 1 and bounds[segment] < row1:
@@ -264,15 +269,18 @@ def _forward_block(task, shape, bounds, skip, source, addresses, like, one):
                     t, padded - 1 - k, here, segment, scratch, state, col0, shape, source, like
                 )
                 w = _at(scratch, (4 + k) * COLS, one)
-                _combine(partial, base, inputs, w, n, False, like, one, one)
+                _combine(partial, base, inputs, w, n, like, one, one)
                 base = partial
             inputs = _input_rows(
                 t, GROUP - 1, here, segment, scratch, state, col0, shape, source, like
             )
             w = _at(scratch, padded * COLS, one)
-            _combine(out, base, inputs, w, n, silu != 0, like, like, one)
+            if silu != 0:
+                _combine_silu(out, base, inputs, w, n, like, one)
+            else:
+                _combine(out, base, inputs, w, n, like, like, one)
         segment += 1
-    memory[0] = one  # keeps the scratch memory alive until here
+    memory[0] = 0  # keeps the scratch memory alive until here
 
 
 @_INLINE
@@ -289,10 +297,10 @@ def _emit(p, target, last, ring, scratch, padded, width, n, like, one):
         )
         w = _at(scratch, (4 + k) * COLS, one)
         if final:
-            _combine(target, base, sent, w, n, False, one, like, one)
+            _combine(target, base, sent, w, n, one, like, one)
         else:
             partial = _at(scratch, (2 + k // GROUP % 2) * COLS, one)
-            _combine(partial, base, sent, w, n, False, one, one, one)
+            _combine(partial, base, sent, w, n, one, one, one)
             base = partial
 
 
@@ -313,8 +321,8 @@ def _backward_block(task, shape, bounds, skip, source, addresses, like, one):
     row0 = row_block * ROWS
     row1, n = min(row0 + ROWS, rows), min(COLS, channels - col0)
     padded = (width + GROUP - 1) // GROUP * GROUP
-    memory = np.full((4 + padded + width + padded + 1) * COLS, one - one)
-    scratch = memory.ctypes.data
+    memory = np.zeros((4 + padded + width + padded + 1) * COLS)
+    scratch = np.int64(memory.ctypes.data)
     ring = _at(scratch, (4 + padded) * COLS, one)
     dw = _at(ring, width * COLS, one)
     db = _at(dw, padded * COLS, one)
@@ -350,7 +358,7 @@ def _backward_block(task, shape, bounds, skip, source, addresses, like, one):
                     _combine_slope(slot, base, inputs, w, n, dy_t, like, one)
                 else:
                     partial = _at(scratch, (2 + k // GROUP % 2) * COLS, one)
-                    _combine(partial, base, inputs, w, n, False, like, one, one)
+                    _combine(partial, base, inputs, w, n, like, one, one)
                     base = partial
             if silu == 0:
                 _copy(slot, dy_t, n, like, one)
@@ -372,7 +380,7 @@ def _backward_block(task, shape, bounds, skip, source, addresses, like, one):
         target = _at(sums, (row_block * (width + 1) + k) * channels + col0, one)
         source_row = db if k == width else _at(dw, (padded - width + k) * COLS, one)
         _copy(target, source_row, n, one, one)
-    memory[0] = one  # keeps the scratch memory alive until here
+    memory[0] = 0  # keeps the scratch memory alive until here
 
 
 @_INLINE
@@ -395,25 +403,25 @@ def _compiled(parallel: bool) -> Callable[..., Any]:
 @_compiled(parallel=True)
 def forward(shape, bounds, skip, source, addresses, like, one):
     for task in numba.prange(_tasks(shape)):
-        _forward_block(task, shape, bounds, skip, source, addresses, like, one)
+        _forward_block(np.int64(task), shape, bounds, skip, source, addresses, like, one)
 
 
 @_compiled(parallel=False)
 def forward_serial(shape, bounds, skip, source, addresses, like, one):
     for task in range(_tasks(shape)):
-        _forward_block(task, shape, bounds, skip, source, addresses, like, one)
+        _forward_block(np.int64(task), shape, bounds, skip, source, addresses, like, one)
 
 
 @_compiled(parallel=True)
 def backward(shape, bounds, skip, source, addresses, like, one):
     for task in numba.prange(_tasks(shape)):
-        _backward_block(task, shape, bounds, skip, source, addresses, like, one)
+        _backward_block(np.int64(task), shape, bounds, skip, source, addresses, like, one)
 
 
 @_compiled(parallel=False)
 def backward_serial(shape, bounds, skip, source, addresses, like, one):
     for task in range(_tasks(shape)):
-        _backward_block(task, shape, bounds, skip, source, addresses, like, one)
+        _backward_block(np.int64(task), shape, bounds, skip, source, addresses, like, one)
 
 
 def call(kernel: Any, *arguments: Any) -> None:
