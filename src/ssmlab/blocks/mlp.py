@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmlab.blocks.linear import Linear
 from ssmlab.core.errors import ConfigError
 from ssmlab.mixers.checks import check_positive_int
+from ssmlab.mixers.linear import Linear
 
 
 @dataclass(frozen=True)

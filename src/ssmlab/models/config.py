@@ -27,7 +27,7 @@ class LanguageModelConfig:
         tie_embeddings: the head's matrix is the embedding's.
         pad_vocab_size_multiple: round the rows of the embedding up to a multiple of this. Logits of
             the rows added are never returned and take no part in the loss.
-        init_std: standard deviation of the start values of embeddings and linear maps.
+        init_std: standard deviation of the start values of the embedding and the head.
     """
 
     vocab_size: int = 0

@@ -1,0 +1,65 @@
+"""Pre-norm residual block, and its norm.
+
+Shapes: M model width.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmlab.mixers.linear import mark_no_weight_decay
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) * weight over the last dimension, computed in fp32 at least.
+
+    The output has the weight's dtype, whatever the residual stream is kept in.
+    Source: Zhang and Sennrich, arXiv 1910.07467, equation (4).
+    """
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = mark_no_weight_decay(nn.Parameter(torch.ones(width)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., M) -> (..., M)."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        y = F.rms_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), self.eps)
+        return y.to(self.weight.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """residual + mixer(norm(residual)); the sum keeps the residual's dtype."""
+
+    def __init__(self, mixer: nn.Module, width: int, norm_eps: float) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width, norm_eps)
+        self.mixer = mixer
+
+    def forward(
+        self,
+        residual: Tensor,
+        state: Any = None,
+        return_state: bool = False,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        """residual (B, L, M) -> (residual (B, L, M), the mixer's state or None)."""
+        if not return_state:
+            y = self.mixer(self.norm(residual), state, cu_seqlens=cu_seqlens)
+            return residual + y.to(residual.dtype), None
+        y, state = self.mixer(self.norm(residual), state, True, cu_seqlens)
+        return residual + y.to(residual.dtype), state
+
+    def step(self, residual: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """residual (B, M) and state -> both after one step."""
+        y, state = self.mixer.step(self.norm(residual), state)  # type: ignore[operator]
+        return residual + y.to(residual.dtype), state
+
+    def init_state(
+        self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Any:
+        """The mixer's state before the first step."""
+        return self.mixer.init_state(batch_size, device, dtype)  # type: ignore[operator]

@@ -1,0 +1,195 @@
+"""S6, the selective state space mixer (Algorithm 2 of the Mamba paper), all its switches.
+
+Shapes: B batch, L length, D channels, N real numbers of state per channel, K what the state is kept
+as: N real, or N/2 complex ones; R rank of the Δ projection.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmlab.mixers.linear import Linear, mark_no_weight_decay
+from ssmlab.mixers.s6_config import S6Config
+from ssmlab.ops import selective_scan, selective_scan_update
+
+
+class S6(nn.Module):
+    """y = SSM(A, B, C, Δ)(x) with Δ, B and C each made from x or learned and constant.
+
+    Parameters are named as in the public Mamba checkpoints: ``x_proj.weight`` (rows for Δ, B, C in
+    that order, those that are selective), ``dt_proj.weight`` (D, R), ``dt_proj.bias`` (D,),
+    ``A_log`` (D, K), ``D`` (D,). Besides: ``A_imag`` (D, K) for a complex A, and ``B``, ``C`` (D, N)
+    where they are constant (complex ones as pairs of real and imaginary part).
+
+    Arguments:
+        config: the switches.
+        channels: D.
+        dt_rank: R; unused where Δ is not selective.
+
+    Source: sections 3.2, 3.5.2 and 3.6 of arXiv 2312.00752; start values of Δ and A as in the
+    released code, of constant B (1) and C (N(0,1)) as S4D has them (arXiv 2206.11893, section 4).
+    """
+
+    def __init__(self, config: S6Config, channels: int, dt_rank: int) -> None:
+        super().__init__()
+        self.config = config
+        n = config.d_state
+        self.sizes = (
+            dt_rank if config.selective_delta else 0,
+            n if config.selective_B else 0,
+            n if config.selective_C else 0,
+        )
+        self.x_proj = Linear(channels, sum(self.sizes), std=None) if any(self.sizes) else None
+        self.dt_proj = _DeltaProjection(config, channels, self.sizes[0])
+        decay, frequency = start_of_A(config, channels)
+        self.A_log = mark_no_weight_decay(nn.Parameter(decay.log()))
+        self.A_imag = None if frequency is None else mark_no_weight_decay(nn.Parameter(frequency))
+        self.B = None if config.selective_B else nn.Parameter(_constant_one(config, channels))
+        self.C = None if config.selective_C else nn.Parameter(torch.randn(channels, n))
+        for constant in (self.B, self.C):
+            if constant is not None:
+                mark_no_weight_decay(constant)
+        self.D = mark_no_weight_decay(nn.Parameter(torch.ones(channels)))
+
+    def forward(
+        self,
+        x: Tensor,
+        z: Tensor | None = None,
+        state: Tensor | None = None,
+        return_state: bool = False,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Mix over time.
+
+        Args:
+            x: (B, L, D).
+            z: (B, L, D); the output is multiplied by silu(z).
+            state: (B, D, K), the state before the first step; zeros if not given. With
+                ``cu_seqlens`` (S, D, K).
+            return_state: return the state after the last step too.
+            cu_seqlens: (S+1,) int32 offsets of S sequences packed along L, with B = 1.
+
+        Returns:
+            y (B, L, D), or (y, state).
+        """
+        delta, B, C = self._signals(x)
+        return selective_scan(
+            x,
+            delta,
+            self._A(),
+            B,
+            C,
+            self.D,
+            z=z,
+            delta_bias=self.dt_proj.bias,
+            delta_softplus=True,
+            initial_state=state,
+            return_last_state=return_state,
+            cu_seqlens=cu_seqlens,
+        )
+
+    def step(self, x: Tensor, state: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One step of decoding: x (B, D), state (B, D, K) -> y (B, D), state (B, D, K)."""
+        delta, B, C = self._signals(x)
+        return selective_scan_update(
+            state,
+            x,
+            delta,
+            self._A(),
+            B,
+            C,
+            self.D,
+            z=z,
+            delta_bias=self.dt_proj.bias,
+            delta_softplus=True,
+            constant_B=not self.config.selective_B,
+            constant_C=not self.config.selective_C,
+        )
+
+    def init_state(
+        self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Zeros (B, D, K) in fp32 (fp64 for fp64 parameters), or complex of that precision.
+
+        ``dtype`` is that of the activations; the state does not follow it below fp32.
+        """
+        A = self._A()
+        return torch.zeros(batch_size, *A.shape, device=device or A.device, dtype=A.dtype)
+
+    def _signals(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Δ before its bias and softplus (..., D), and B and C, (..., N or K) or constant (D, K)."""
+        if self.x_proj is not None:
+            low_rank, B, C = self.x_proj(x).split(self.sizes, dim=-1)
+        else:
+            low_rank = B = C = x
+        if self.dt_proj.weight is not None:
+            delta = F.linear(low_rank, self.dt_proj.weight)
+        else:
+            delta = x.new_zeros(()).expand_as(x)
+        return (
+            delta,
+            self._pairs(B if self.B is None else self.B),
+            self._pairs(C if self.C is None else self.C),
+        )
+
+    def _A(self) -> Tensor:
+        """A (D, K) with negative real part, in fp32 at least."""
+        A_log = self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))
+        decay = -torch.exp(A_log)
+        return decay if self.A_imag is None else torch.complex(decay, self.A_imag.to(decay.dtype))
+
+    def _pairs(self, factor: Tensor) -> Tensor:
+        """Complex numbers out of neighbouring reals, where A is complex."""
+        if not self.config.is_complex:
+            return factor
+        wide = factor.to(torch.promote_types(factor.dtype, torch.float32))
+        real, imaginary = wide.unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.complex(real, imaginary)
+
+
+class _DeltaProjection(nn.Module):
+    """Weight (D, R), none for a static Δ, and bias (D,), the inverse softplus of Δ's start value."""
+
+    def __init__(self, config: S6Config, channels: int, rank: int) -> None:
+        super().__init__()
+        bound = rank**-0.5 if rank else 0.0
+        weight = torch.empty(channels, rank).uniform_(-bound, bound)
+        self.weight = nn.Parameter(weight) if rank else None
+        delta = start_of_delta(config, channels)
+        # log(exp(Δ) - 1), written so that small Δ keep their digits.
+        self.bias = mark_no_weight_decay(nn.Parameter(delta + torch.log(-torch.expm1(-delta))))
+
+
+def start_of_delta(config: S6Config, channels: int) -> Tensor:
+    """Start values of Δ (D,), drawn from [dt_min, dt_max] and at least dt_init_floor."""
+    fraction = torch.rand(channels)
+    if config.dt_init == "log-uniform":
+        low, high = math.log(config.dt_min), math.log(config.dt_max)
+        delta = torch.exp(low + fraction * (high - low))
+    else:
+        delta = config.dt_min + fraction * (config.dt_max - config.dt_min)
+    return delta.clamp(min=config.dt_init_floor)
+
+
+def start_of_A(config: S6Config, channels: int) -> tuple[Tensor, Tensor | None]:
+    """Start values of -Re A (D, K) and, for a complex A, of Im A (D, K). Table 8, section 3.6."""
+    count = config.d_state // 2 if config.is_complex else config.d_state
+    index = torch.arange(count, dtype=torch.float32).repeat(channels, 1)
+    if config.a_init == "s4d-real":
+        return index + 1, None
+    if config.a_init == "random":
+        return torch.exp(torch.randn(channels, count)), None
+    half = torch.full((channels, count), 0.5)
+    if config.a_init == "constant":
+        return half, None
+    return half, index * math.pi if config.a_init == "s4d-lin" else index
+
+
+def _constant_one(config: S6Config, channels: int) -> Tensor:
+    """B = 1 (D, N); complex ones as (real, imaginary) pairs."""
+    ones = torch.ones(channels, config.d_state)
+    if config.is_complex:
+        ones[:, 1::2] = 0
+    return ones

@@ -1,0 +1,150 @@
+"""Causal language model out of residual blocks.
+
+Shapes: B batch, L length, M model width, V vocabulary.
+"""
+
+from typing import Any, Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmlab.blocks.mamba import Mamba
+from ssmlab.blocks.mlp import GatedMLP
+from ssmlab.blocks.residual import ResidualBlock, RMSNorm
+from ssmlab.core.errors import ConfigError
+from ssmlab.mixers.linear import Linear
+from ssmlab.models.config import LanguageModelConfig
+
+LayerStates = list[Any]
+"""The state of every layer, first to last; None for a layer without one."""
+
+
+class LanguageModel(nn.Module):
+    """Embedding, pre-norm residual blocks, final norm and head.
+
+    The last matrix of every block starts smaller by 1/sqrt(n_layers), so that the residual does not
+    grow with depth; linear maps start from U(±1/sqrt(fan-in)), the embedding from N(0, init_std²).
+
+    Source: section 3.4 of arXiv 2312.00752; start values as in its released code.
+
+    Raises:
+        ConfigError: the config's vocab_size is still 0.
+    """
+
+    def __init__(self, config: LanguageModelConfig) -> None:
+        super().__init__()
+        if config.vocab_size == 0:
+            raise ConfigError(
+                "LanguageModelConfig.vocab_size is 0, which stands for the size of the data's "
+                "vocabulary; set it before a model is built, for example to 256 for bytes"
+            )
+        self.config = config
+        self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
+        nn.init.normal_(self.embedding.weight, std=config.init_std)
+        self.layers = nn.ModuleList(_layer(letter, config) for letter in config.layers)
+        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        self.lm_head = Linear(config.d_model, config.padded_vocab_size, std=config.init_std)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.embedding.weight
+
+    @overload
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        state: LayerStates | None = None,
+        return_state: Literal[False] = False,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        state: LayerStates | None = None,
+        return_state: Literal[True],
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, LayerStates]: ...
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        state: LayerStates | None = None,
+        return_state: bool = False,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, LayerStates]:
+        """Logits of the token after each one.
+
+        Args:
+            input_ids: (B, L) int64, 0 <= id < V.
+            state: what an earlier call returned, to go on from it.
+            return_state: return the state after the last token too.
+            cu_seqlens: (S+1,) int32 offsets of S texts packed along L, with B = 1; the states are
+                then S rows.
+
+        Returns:
+            logits (B, L, V), or (logits, state).
+
+        Raises:
+            ValueError: input_ids is not (B, L) of whole numbers.
+        """
+        residual = self._embed(input_ids, 2, "(B, L)")
+        states: LayerStates = []
+        for index, layer in enumerate(self.layers):
+            before = None if state is None else state[index]
+            residual, after = layer(residual, before, return_state, cu_seqlens)
+            states.append(after)
+        logits = self._logits(residual)
+        return (logits, states) if return_state else logits
+
+    def step(self, input_ids: Tensor, state: LayerStates) -> tuple[Tensor, LayerStates]:
+        """One token of each row: input_ids (B,) and state -> logits (B, V) and the new state."""
+        residual = self._embed(input_ids, 1, "(B,)")
+        states: LayerStates = []
+        for layer, before in zip(self.layers, state, strict=True):
+            residual, after = layer.step(residual, before)  # type: ignore[operator]
+            states.append(after)
+        return self._logits(residual), states
+
+    def init_state(self, batch_size: int) -> LayerStates:
+        """The state before the first token."""
+        weight = self.embedding.weight
+        return [
+            layer.init_state(batch_size, weight.device, weight.dtype)  # type: ignore[operator]
+            for layer in self.layers
+        ]
+
+    def loss(self, input_ids: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats per token, 0-d fp32.
+
+        Args:
+            input_ids: (B, L) int64.
+            targets: (B, L) int64, the token after each; -100 where none counts.
+        """
+        logits = self(input_ids).float()
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+
+    def _embed(self, input_ids: Tensor, dims: int, spelt: str) -> Tensor:
+        if input_ids.dim() != dims or input_ids.is_floating_point() or input_ids.numel() == 0:
+            raise ValueError(
+                f"input_ids: expected {spelt} of int64 with at least one token, got shape "
+                f"{tuple(input_ids.shape)} of {input_ids.dtype}"
+            )
+        x = self.embedding(input_ids)
+        if self.config.residual_in_fp32:
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return x
+
+    def _logits(self, residual: Tensor) -> Tensor:
+        # Rows that only pad the vocabulary are not tokens: they are never offered.
+        return self.lm_head(self.norm_f(residual))[..., : self.config.vocab_size]
+
+
+def _layer(letter: str, config: LanguageModelConfig) -> ResidualBlock:
+    out_scale = config.n_layers**-0.5
+    if letter == "M":
+        mixer: nn.Module = Mamba(config.mamba, config.d_model, out_scale=out_scale)
+    else:
+        mixer = GatedMLP(config.mlp, config.d_model, init_std=None, out_scale=out_scale)
+    return ResidualBlock(mixer, config.d_model, config.norm_eps)
