@@ -1,0 +1,6 @@
+"""Studies: what they are, how they are run and resumed, and what their results say."""
+
+from ssmlab.studies.claims import Claim, Contrast
+from ssmlab.studies.study import Axis, Figure, Point, Row, Scale, Study, Trial
+
+__all__ = ["Axis", "Claim", "Contrast", "Figure", "Point", "Row", "Scale", "Study", "Trial"]

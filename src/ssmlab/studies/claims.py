@@ -1,0 +1,136 @@
+"""Claims about rows, written so that they can be tested: inequalities between mean log-perplexities.
+
+Logs make a claim about ratios, which carries over between scales; a difference of one perplexity at
+350M parameters means nothing for a model a hundred times smaller.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+RowName: TypeAlias = str | tuple[str, ...]
+"""A row's key, or its labels."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The statement  Σ weight_i · mean log-perplexity_i < below.
+
+    Attributes:
+        weights: one weight per row, by its key or its labels.
+        below: the bound, in nats.
+        text: the statement in words.
+    """
+
+    weights: Mapping[RowName, float]
+    below: float = 0.0
+    text: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        weights = [
+            {"row": row if isinstance(row, str) else list(row), "weight": weight}
+            for row, weight in self.weights.items()
+        ]
+        return {"weights": weights, "below": self.below, "text": self.text}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Contrast":
+        weights: dict[RowName, float] = {}
+        for item in data["weights"]:
+            row = item["row"]
+            weights[row if isinstance(row, str) else tuple(row)] = item["weight"]
+        return cls(weights, data["below"], data["text"])
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that the paper says of a study's rows: all of ``contrasts`` together.
+
+    Attributes:
+        key: short name, unique in the study.
+        text: the claim in words.
+        source: where the paper says so.
+        contrasts: statements that must all be true.
+        note: how we read the claim, where the paper leaves that open.
+    """
+
+    key: str
+    text: str
+    source: str
+    contrasts: tuple[Contrast, ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.contrasts:
+            raise ValueError(f"claim {self.key!r}: expected at least one contrast, got none")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "key": self.key,
+            "text": self.text,
+            "source": self.source,
+            "contrasts": [contrast.to_dict() for contrast in self.contrasts],
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Claim":
+        contrasts = tuple(Contrast.from_dict(contrast) for contrast in data["contrasts"])
+        return cls(data["key"], data["text"], data["source"], contrasts, data["note"])
+
+
+def better(a: RowName, b: RowName, *, by: float = 0.0) -> Contrast:
+    """Row ``a`` has the lower perplexity, lower by more than the fraction ``by`` of b's.
+
+    ``by=0.1`` means that a's perplexity is below 90% of b's.
+    """
+    if not 0 <= by < 1:
+        raise ValueError(f"better: by is a fraction, expected 0 <= by < 1, got {by}")
+    margin = f" by more than {by:.1%}" if by else ""
+    return Contrast({a: 1.0, b: -1.0}, math.log1p(-by), f"{_name(a)} < {_name(b)}{margin}")
+
+
+def no_worse(a: RowName, b: RowName, margin: float) -> Contrast:
+    """Row ``a``'s perplexity is at most the fraction ``margin`` above b's (non-inferiority)."""
+    if not margin > 0:
+        raise ValueError(f"no_worse: expected margin > 0, got {margin}; 'better' has none")
+    text = f"{_name(a)} < {_name(b)} + {margin:.1%}"
+    return Contrast({a: 1.0, b: -1.0}, math.log1p(margin), text)
+
+
+def best(a: RowName, others: Iterable[RowName]) -> tuple[Contrast, ...]:
+    """Row ``a`` is better than each of ``others``."""
+    return tuple(better(a, other) for other in others)
+
+
+def worst(a: RowName, others: Iterable[RowName]) -> tuple[Contrast, ...]:
+    """Each of ``others`` is better than row ``a``."""
+    return tuple(better(other, a) for other in others)
+
+
+def falling(rows: Iterable[RowName]) -> tuple[Contrast, ...]:
+    """Each row is better than the one before it."""
+    return tuple(better(b, a) for a, b in itertools.pairwise(rows))
+
+
+def alike(a: RowName, b: RowName, margin: float) -> tuple[Contrast, Contrast]:
+    """The perplexities of two rows differ by less than the fraction ``margin`` (equivalence)."""
+    return no_worse(a, b, margin), no_worse(b, a, margin)
+
+
+def larger_gain(gain: tuple[RowName, RowName], than: tuple[RowName, RowName]) -> Contrast:
+    """Going from ``gain[0]`` to ``gain[1]`` lowers perplexity by a larger factor than going from
+    ``than[0]`` to ``than[1]`` does (an interaction)."""
+    weights: dict[RowName, float] = {}
+    for row, weight in ((gain[1], 1.0), (gain[0], -1.0), (than[1], -1.0), (than[0], 1.0)):
+        weights[row] = weights.get(row, 0.0) + weight
+    text = (
+        f"{_name(gain[0])} to {_name(gain[1])} gains more than {_name(than[0])} to {_name(than[1])}"
+    )
+    return Contrast(weights, 0.0, text)
+
+
+def _name(row: RowName) -> str:
+    return row if isinstance(row, str) else ", ".join(row)
