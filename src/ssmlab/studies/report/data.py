@@ -1,0 +1,251 @@
+"""What a report says, as plain data: no store, no files, no drawing.
+
+All numbers are finite or None. Perplexities are exp(nats per token) on held-out text.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ssmlab.studies.report.text import ppl_decimals, ppl_text
+
+TrialState = Literal["ok", "diverged", "unfinished", "waiting"]
+VERDICTS = ("holds", "does not", "undecided")
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One point of a learning curve: training tokens seen, nats per token."""
+
+    tokens: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """One trial of a row.
+
+    Attributes:
+        name: the trial's folder name; ``hash`` the digest of its resolved config.
+        state: ``ok``; ``diverged`` with a ``reason``; ``unfinished`` (begun); ``waiting`` (not yet).
+        train, val: its learning curves, in order of tokens.
+    """
+
+    name: str
+    hash: str
+    seed: int
+    state: TrialState
+    reason: str | None = None
+    val_loss: float | None = None
+    val_ppl: float | None = None
+    bits_per_byte: float | None = None
+    train_loss: float | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    tokens_per_second: float | None = None
+    n_params: int | None = None
+    peak_memory_bytes: int | None = None
+    train: tuple[CurvePoint, ...] = ()
+    val: tuple[CurvePoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowView:
+    """One row of the table: a point of the product of the study's axes.
+
+    Attributes:
+        labels: one label per axis.
+        trials: one per seed, in order of seeds.
+        mean: perplexity at the mean loss of the seeds that finished; None if none did.
+        low, high: its 95% interval; None with fewer than two seeds.
+        n: seeds in the mean.
+        versus_best: mean over the best row's mean, less 1; 0 for the best row.
+        paper_ppl, paper_params_m: the paper's printed figures; parameters in millions.
+    """
+
+    labels: tuple[str, ...]
+    trials: tuple[TrialView, ...] = ()
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    versus_best: float | None = None
+    n_params: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    paper_ppl: float | None = None
+    paper_params_m: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The row's labels in one text."""
+        return ", ".join(self.labels)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the interval of the mean."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
+    def best(self) -> bool:
+        """Whether no finished row has a lower mean."""
+        return self.versus_best == 0
+
+    @property
+    def note(self) -> str | None:
+        """Why the row has no figure, or fewer seeds than were asked for, if so."""
+        counts = {
+            state: [t.seed for t in self.trials if t.state == state]
+            for state in ("diverged", "unfinished", "waiting")
+        }
+        parts = [f"{len(seeds)} {state}" for state, seeds in counts.items() if seeds]
+        return ", ".join(parts) or None
+
+
+@dataclass(frozen=True)
+class ContrastView:
+    """One inequality of a claim: a weighted sum of log-perplexities below ``bound``.
+
+    ``estimate``, ``low``, ``high`` and ``bound`` are natural logarithms of perplexity ratios; ``p``
+    is the one-sided chance of an estimate this low at the bound, ``p_against`` of one this high.
+    """
+
+    text: str
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    bound: float = 0.0
+    p: float | None = None
+    p_against: float | None = None
+    df: float | None = None
+    n: int = 0
+    reason: str | None = None
+    decisive: bool = False
+
+
+@dataclass(frozen=True)
+class ClaimView:
+    """A claim of the paper and what this study says of it.
+
+    Attributes:
+        verdict: ``holds``, ``does not`` or ``undecided``.
+        reason: why, in a line.
+        note: how the claim was read, where the paper leaves that open.
+        contrasts: what was tested; one of them decided.
+    """
+
+    key: str
+    text: str
+    source: str
+    verdict: str
+    reason: str
+    note: str = ""
+    contrasts: tuple[ContrastView, ...] = ()
+
+    @property
+    def decisive(self) -> ContrastView | None:
+        """The contrast that decided."""
+        return next((contrast for contrast in self.contrasts if contrast.decisive), None)
+
+
+@dataclass(frozen=True)
+class OrderView:
+    """Agreement of our order of rows with the paper's: Kendall's tau-b over ``n`` rows."""
+
+    tau: float | None
+    n: int
+    p: float | None = None
+    note: str | None = None
+    best_ours: str | None = None
+    best_paper: str | None = None
+    worst_ours: str | None = None
+    worst_paper: str | None = None
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """A whole report. ``facts`` are (name, value) pairs of what was run; ``notes`` cautions."""
+
+    name: str
+    title: str
+    source: str
+    scale: str
+    scale_note: str
+    axes: tuple[str, ...]
+    rows: tuple[RowView, ...]
+    claims: tuple[ClaimView, ...]
+    order: OrderView
+    n_seeds: int
+    plot_axis: str | None = None
+    facts: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    version: str = ""
+
+    @property
+    def trials(self) -> tuple[TrialView, ...]:
+        """Every trial, row by row."""
+        return tuple(trial for row in self.rows for trial in row.trials)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many trials there are in all and in each state."""
+        states = [trial.state for trial in self.trials]
+        names = ("ok", "diverged", "unfinished", "waiting")
+        return {"total": len(states), **{name: states.count(name) for name in names}}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial has ended."""
+        return self.counts["unfinished"] + self.counts["waiting"] == 0
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """How many claims have each verdict."""
+        return {name: sum(c.verdict == name for c in self.claims) for name in VERDICTS}
+
+    @property
+    def decimals(self) -> int:
+        """Decimals that tell our perplexities apart."""
+        return ppl_decimals([row.mean for row in self.rows if row.mean is not None])
+
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """Columns and rows of the main table for a terminal; a cell without a value is None."""
+        columns = [*self.axes, "perplexity", "vs best", "paper", "params M", "paper M", "seeds"]
+        rows: list[list[Any]] = []
+        for row in self.rows:
+            ppl = None if row.mean is None else ppl_text(row.mean, row.half_width, self.decimals)
+            if row.note:
+                ppl = f"{ppl} ({row.note})" if ppl else row.note
+            versus = None
+            if row.versus_best is not None:
+                versus = "best" if row.best else f"{100 * row.versus_best:+.1f}%"
+            params = None if row.n_params is None else row.n_params / 1e6
+            paper = [row.paper_ppl, params, row.paper_params_m]
+            rows.append([*row.labels, ppl, versus, *paper, row.n])
+        return columns, rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: everything but the learning curves, which the trials' folders hold."""
+        data = dataclasses.asdict(self)
+        for row, view in zip(data["rows"], self.rows, strict=True):
+            row["label"], row["best"], row["note"] = view.label, view.best, view.note
+            row["half_width"] = view.half_width
+            for trial in row["trials"]:
+                del trial["train"], trial["val"]
+        data["facts"] = dict(self.facts)
+        data["counts"], data["complete"] = self.counts, self.complete
+        data["verdicts"] = self.verdicts
+        return _plain(data)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, and no number that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value - value != 0:  # NaN and both infinities
+        return None
+    return value
