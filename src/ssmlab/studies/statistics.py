@@ -232,8 +232,8 @@ def kendall_tau(ours: Mapping[str, float], paper: Mapping[str, float]) -> RankAg
     a, b = [ours[key] for key in keys], [paper[key] for key in keys]
     if len(set(a)) == 1 or len(set(b)) == 1:
         return None
-    result = kendalltau(a, b, variant="b")
-    return RankAgreement(float(result.statistic), float(result.pvalue), len(keys))
+    tau, p = kendalltau(a, b, variant="b")
+    return RankAgreement(float(tau), float(p), len(keys))
 
 
 def _untested(contrast: Contrast, estimate: float | None, n: int, reason: str) -> ContrastTest:

@@ -1,0 +1,202 @@
+import itertools
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from ssmlab.studies import Axis, Claim, Contrast, Point, Scale, Study
+from ssmlab.studies.claims import better
+from ssmlab.studies.statistics import (
+    contrast_test,
+    judge,
+    kendall_tau,
+    mean_interval,
+    perplexity_interval,
+)
+
+STUDY = Study(
+    "demo", "", "", (Axis("row", tuple(Point(x, {}, x) for x in "abc")),), {}, (Scale("s", {}),)
+)
+SPREAD = [0.0, 0.012, -0.007, 0.003]
+finite = st.floats(-3, 3, allow_nan=False)
+
+
+def samples(**rows):
+    return {row: dict(enumerate(values)) for row, values in rows.items()}
+
+
+def claim(*contrasts):
+    return Claim("claim", "text", "source", contrasts)
+
+
+def test_interval_by_hand():
+    # mean 2, variance 1, t(0.975; 2) = 4.302653: half = 4.302653 / sqrt(3)
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval is not None
+    assert interval.mean == 2.0
+    assert interval.low == pytest.approx(2 - 2.484138, abs=1e-6)
+    assert interval.high == pytest.approx(2 + 2.484138, abs=1e-6)
+
+
+def test_perplexity_interval_is_that_of_the_log():
+    logs = [1.0, 1.1, 1.3]
+    interval, inner = perplexity_interval(logs), mean_interval(logs)
+    assert interval is not None
+    assert inner is not None
+    assert math.log(interval.mean) == pytest.approx(inner.mean)
+    assert interval.low is not None
+    assert math.log(interval.low) == pytest.approx(inner.low)
+
+
+def test_interval_of_one_and_of_none():
+    one = mean_interval([4.0])
+    assert one is not None
+    assert (one.mean, one.low, one.high, one.n) == (4.0, None, None, 1)
+    assert mean_interval([]) is None
+
+
+@given(st.lists(finite, min_size=2, max_size=6), st.lists(finite, min_size=2, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_two_rows_are_welchs_test(a, b):
+    if max(a) - min(a) < 1e-3 or max(b) - min(b) < 1e-3:
+        return
+    ours = contrast_test(better("a", "b"), samples(a=a, b=b), STUDY)
+    scipys = stats.ttest_ind(a, b, equal_var=False)
+    interval = scipys.confidence_interval(0.95)
+    assert ours.t == pytest.approx(scipys.statistic, rel=1e-6, abs=1e-9)
+    assert ours.df == pytest.approx(scipys.df, rel=1e-6)
+    assert ours.low == pytest.approx(interval.low, rel=1e-6, abs=1e-9)
+    assert ours.high == pytest.approx(interval.high, rel=1e-6, abs=1e-9)
+    less = stats.ttest_ind(a, b, equal_var=False, alternative="less").pvalue
+    assert ours.p == pytest.approx(less, rel=1e-5, abs=1e-12)
+    assert ours.p is not None
+    assert ours.p_against == pytest.approx(1 - ours.p, abs=1e-9)
+
+
+@given(st.lists(finite, min_size=2, max_size=4), finite, st.floats(-0.5, 0.5))
+@settings(max_examples=40, deadline=None)
+def test_a_contrast_does_not_feel_a_common_shift(values, shift, bound):
+    weights = {"a": 1.0, "b": -0.5, "c": -0.5}
+    rows = {"a": values, "b": [v * 0.5 + 0.1 for v in values], "c": [0.3 - v for v in values]}
+    moved = {row: [v + shift for v in values] for row, values in rows.items()}
+    first = contrast_test(Contrast(weights, bound), samples(**rows), STUDY)
+    second = contrast_test(Contrast(weights, bound), samples(**moved), STUDY)
+    assert second.estimate == pytest.approx(first.estimate, abs=1e-9)
+    if max(values) - min(values) > 1e-3:
+        assert second.p == pytest.approx(first.p, abs=1e-6)
+        assert second.df == pytest.approx(first.df, rel=1e-6)
+
+
+def test_satterthwaite_of_three_rows_by_hand():
+    # variances of the means: 1·(2/2), .25·(8/2), .25·(2/2) -> 1, 1, .25; all with 1 degree
+    rows = samples(a=[1.0, 3.0], b=[0.0, 4.0], c=[5.0, 7.0])
+    test = contrast_test(Contrast({"a": 1.0, "b": -0.5, "c": -0.5}), rows, STUDY)
+    assert test.estimate == pytest.approx(2 - 1 - 3)
+    assert test.t == pytest.approx(-2 / 1.5)
+    assert test.df == pytest.approx(2.25**2 / (1 + 1 + 0.0625))
+
+
+def test_the_verdicts():
+    low, mid = [1.0 + x for x in SPREAD], [2.0 + x for x in SPREAD]
+    rows = samples(a=low, b=mid, c=[1.001 + x for x in SPREAD])
+    assert judge(claim(better("a", "b")), rows, STUDY).decision == "holds"
+    assert judge(claim(better("b", "a")), rows, STUDY).decision == "does not"
+    assert judge(claim(better("a", "c")), rows, STUDY).decision == "undecided"
+
+
+def test_a_conjunction_is_as_strong_as_its_weakest_part():
+    rows = samples(a=[1.0 + x for x in SPREAD], b=[2 - x for x in SPREAD], c=[1.001] * 3 + [0.999])
+    both = judge(claim(better("a", "b"), better("a", "c")), rows, STUDY)
+    assert both.decision == "undecided"
+    assert both.decisive.contrast == better("a", "c")
+    against = judge(claim(better("a", "b"), better("b", "c")), rows, STUDY)
+    assert against.decision == "does not"
+    assert against.decisive.contrast == better("b", "c")
+    assert against.p == against.decisive.p_against
+
+
+def test_a_contradiction_found_among_many_must_be_stronger():
+    """One-sided p between 0.0125 and 0.025: contradicts a lone claim, not one of two parts."""
+    a, b = [1.00, 1.02, 1.01], [0.97, 0.995, 0.968]
+    p = contrast_test(better("a", "b"), samples(a=a, b=b), STUDY).p_against
+    assert p is not None
+    assert 0.0125 < p < 0.025
+    rows = samples(a=a, b=b, c=[5.0, 5.1, 5.2])
+    assert judge(claim(better("a", "b")), rows, STUDY).decision == "does not"
+    assert judge(claim(better("a", "b"), better("a", "c")), rows, STUDY).decision == "undecided"
+
+
+def test_a_verdict_agrees_with_the_interval():
+    for shift, bound in itertools.product((-0.05, -0.02, 0.0, 0.03), (0.0, -0.01, 0.02)):
+        rows = samples(a=[shift + x for x in SPREAD], b=[x * 0.8 for x in SPREAD])
+        verdict = judge(claim(Contrast({"a": 1.0, "b": -1.0}, bound)), rows, STUDY)
+        assert verdict.low is not None
+        assert verdict.high is not None
+        assert (verdict.decision == "holds") == (verdict.high < bound)
+        assert (verdict.decision == "does not") == (verdict.low > bound)
+
+
+def test_one_seed_decides_nothing_and_says_why():
+    verdict = judge(claim(better("a", "b")), samples(a=[1.0], b=[2.0, 2.1]), STUDY)
+    assert (verdict.decision, verdict.estimate, verdict.n) == ("undecided", pytest.approx(-1.05), 1)
+    assert verdict.p is None
+    assert "1 seed of a" in verdict.reason
+
+
+def test_no_result_yet():
+    verdict = judge(claim(better("a", "b")), samples(a=[1.0, 1.1]), STUDY)
+    assert (verdict.decision, verdict.estimate) == ("undecided", None)
+    assert "no result of b" in verdict.reason
+
+
+def test_diverged_trials_are_named():
+    rows = samples(a=[1.0 + x for x in SPREAD], b=[2.0 + x for x in SPREAD[:2]])
+    diverged = {"b": ["b-s2-x", "b-s3-y"], "c": ["c-s0-z"]}
+    verdict = judge(claim(better("a", "b")), rows, STUDY, diverged)
+    assert verdict.decision == "holds"
+    assert verdict.excluded == ("b-s2-x", "b-s3-y")
+    assert "b-s2-x" in verdict.reason
+    assert "c-s0-z" not in verdict.reason
+
+
+def test_no_spread_at_all_is_decided_by_the_values():
+    rows = samples(a=[1.0, 1.0], b=[2.0, 2.0], c=[1.0, 1.0])
+    assert judge(claim(better("a", "b")), rows, STUDY).decision == "holds"
+    assert judge(claim(better("b", "a")), rows, STUDY).decision == "does not"
+    assert judge(claim(better("a", "c")), rows, STUDY).decision == "undecided"
+
+
+def tau_by_definition(a, b):
+    concordant = discordant = ties_a = ties_b = 0
+    for i, j in itertools.combinations(range(len(a)), 2):
+        x, y = a[i] - a[j], b[i] - b[j]
+        ties_a += x == 0
+        ties_b += y == 0
+        concordant += x * y > 0
+        discordant += x * y < 0
+    pairs = len(a) * (len(a) - 1) / 2
+    below = math.sqrt((pairs - ties_a) * (pairs - ties_b))
+    return (concordant - discordant) / below if below else None
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8))
+@settings(max_examples=80, deadline=None)
+def test_tau_is_its_definition_with_ties(pairs):
+    ours = {str(i): float(a) for i, (a, _) in enumerate(pairs)}
+    paper = {str(i): float(b) for i, (_, b) in enumerate(pairs)}
+    expected = tau_by_definition([a for a, _ in pairs], [b for _, b in pairs])
+    found = kendall_tau(ours, paper)
+    if expected is None or len(pairs) < 2:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.tau == pytest.approx(expected)
+
+
+def test_tau_leaves_out_rows_without_a_figure():
+    ours = {"a": 1.0, "b": 2.0, "c": math.nan, "d": 0.5}
+    found = kendall_tau(ours, {"a": 8.0, "b": 9.0, "c": 1.0})
+    assert found is not None
+    assert (found.tau, found.n) == (1.0, 2)
