@@ -32,7 +32,7 @@ def trial(seed: int, ppl: float, points: int = 60, vals: int = 5, **changes: Any
         name=f"row-s{seed}-0123456789",
         hash="0123456789",
         seed=seed,
-        state="ok",
+        state="done",
         val_loss=loss,
         val_ppl=ppl,
         bits_per_byte=loss / math.log(2),
@@ -91,8 +91,13 @@ def report(seeds: int = 3, **changes: Any) -> ReportData:
         decisive=True,
     )
     other = dataclasses.replace(contrast, text="Δ, B, C < C", estimate=-0.12, decisive=False)
-    weak = dataclasses.replace(contrast, text="B < C", estimate=0.0011, low=-0.02, high=0.022, p=0.5)
+    weak = dataclasses.replace(
+        contrast, text="B < C", estimate=0.0011, low=-0.02, high=0.022, p=0.5
+    )
     against = dataclasses.replace(weak, estimate=0.03, low=0.01, high=0.05, p=0.99, p_against=0.01)
+    if few:
+        none = {"low": None, "high": None, "p": None, "p_against": None}
+        weak, against = (dataclasses.replace(c, **none) for c in (weak, against))
     claims = (
         ClaimView(
             "all-best",
@@ -126,7 +131,9 @@ def report(seeds: int = 3, **changes: Any) -> ReportData:
             ("Device", "Intel(R) Xeon(R) CPU"),
         ),
         notes=("Perplexities are not comparable with the paper's; the order of rows is.",),
-        commands=(f"ssmlab study run table7 --scale quick --seeds {seeds} --out runs/table7-quick",),
+        commands=(
+            f"ssmlab study run table7 --scale quick --seeds {seeds} --out runs/table7-quick",
+        ),
         version="0.1.0",
     )
     return dataclasses.replace(view, **changes)
@@ -160,8 +167,8 @@ def partial() -> ReportData:
     broken = TrialView(
         "c-s2-00", "00", 2, "diverged", "loss nan at step 7 of 200", steps=7, tokens=14_336
     )
-    begun = TrialView("d-s2-00", "00", 2, "unfinished")
-    waiting = tuple(TrialView(f"e-s{s}-00", "00", s, "waiting") for s in range(3))
+    begun = TrialView("d-s2-00", "00", 2, "partial")
+    waiting = tuple(TrialView(f"e-s{s}-00", "00", s, "pending") for s in range(3))
     rows[2] = dataclasses.replace(rows[2], trials=(*rows[2].trials[:2], broken), n=2)
     rows[3] = dataclasses.replace(rows[3], trials=(*rows[3].trials[:2], begun), n=2)
     rows[4] = RowView(("Δ, B, C",), waiting, paper_ppl=8.71, paper_params_m=371.5)

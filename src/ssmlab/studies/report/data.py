@@ -9,7 +9,15 @@ from typing import Any, Literal
 
 from ssmlab.studies.report.text import ppl_decimals, ppl_text
 
-TrialState = Literal["ok", "diverged", "unfinished", "waiting"]
+TrialState = Literal["pending", "running", "partial", "done", "diverged", "failed"]
+STATE_WORDS: dict[str, str] = {
+    "done": "finished",
+    "diverged": "diverged",
+    "failed": "failed",
+    "running": "running",
+    "partial": "stopped",
+    "pending": "not begun",
+}
 VERDICTS = ("holds", "does not", "undecided")
 
 
@@ -27,7 +35,7 @@ class TrialView:
 
     Attributes:
         name: the trial's folder name; ``hash`` the digest of its resolved config.
-        state: ``ok``; ``diverged`` with a ``reason``; ``unfinished`` (begun); ``waiting`` (not yet).
+        state: as the store says; ``reason`` is why it ``diverged`` or ``failed``.
         train, val: its learning curves, in order of tokens.
     """
 
@@ -95,11 +103,9 @@ class RowView:
     @property
     def note(self) -> str | None:
         """Why the row has no figure, or fewer seeds than were asked for, if so."""
-        counts = {
-            state: [t.seed for t in self.trials if t.state == state]
-            for state in ("diverged", "unfinished", "waiting")
-        }
-        parts = [f"{len(seeds)} {state}" for state, seeds in counts.items() if seeds]
+        states = [trial.state for trial in self.trials if trial.state != "done"]
+        counts = {word: states.count(state) for state, word in STATE_WORDS.items()}
+        parts = [f"{count} {word}" for word, count in counts.items() if count]
         return ", ".join(parts) or None
 
 
@@ -192,13 +198,13 @@ class ReportData:
     def counts(self) -> dict[str, int]:
         """How many trials there are in all and in each state."""
         states = [trial.state for trial in self.trials]
-        names = ("ok", "diverged", "unfinished", "waiting")
-        return {"total": len(states), **{name: states.count(name) for name in names}}
+        return {"total": len(states), **{state: states.count(state) for state in STATE_WORDS}}
 
     @property
     def complete(self) -> bool:
-        """Whether every trial has ended."""
-        return self.counts["unfinished"] + self.counts["waiting"] == 0
+        """Whether every trial has ended, with a figure or diverged."""
+        counts = self.counts
+        return counts["done"] + counts["diverged"] == counts["total"]
 
     @property
     def verdicts(self) -> dict[str, int]:
@@ -208,7 +214,9 @@ class ReportData:
     @property
     def decimals(self) -> int:
         """Decimals that tell our perplexities apart."""
-        return ppl_decimals([row.mean for row in self.rows if row.mean is not None])
+        means = [row.mean for row in self.rows if row.mean is not None]
+        widths = [row.half_width for row in self.rows if row.half_width is not None]
+        return ppl_decimals(means, widths)
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Columns and rows of the main table for a terminal; a cell without a value is None."""

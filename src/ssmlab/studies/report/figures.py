@@ -68,6 +68,9 @@ def dots_figure(data: ReportData, palette: Palette) -> FigureView | None:
         for row in rows
     )
 
+    def names(narrow: bool) -> list[str]:
+        return [_short(row_name(row, data.axes), 18 if narrow else 36) for row in rows]
+
     def draw(figure: "Figure", narrow: bool) -> None:
         panels = figure.subplots(1, 2 if paper else 1, sharey=True, squeeze=False)[0]
         ours = panels[0]
@@ -75,7 +78,7 @@ def dots_figure(data: ReportData, palette: Palette) -> FigureView | None:
             _draw_row(ours, row, index, (low, high), palette)
         ours.set_xlim(low, high)
         ours.set_title("this study")
-        ours.set_yticks(range(len(rows)), [_short(row.label, 16 if narrow else 34) for row in rows])
+        ours.set_yticks(range(len(rows)), names(narrow))
         for label, row in zip(ours.get_yticklabels(), rows, strict=True):
             label.set_color(palette.stand_in("ink"))
             label.set_fontweight("bold" if row.best else "normal")
@@ -168,7 +171,7 @@ def curves_figure(data: ReportData, palette: Palette, styles: Sequence[Style]) -
         seeds, means = [], []
         for row in data.rows:
             drawn = [t for t in row.trials if len(getattr(t, name)) >= least]
-            ended = [t for t in drawn if t.state == "ok"]
+            ended = [t for t in drawn if t.state == "done"]
             thinned = smooth if name == "train" else list
             seeds.append([thinned(_points(getattr(t, name))) for t in drawn])
             # A seed that is still running would cut the mean short.
@@ -204,7 +207,11 @@ def curves_figure(data: ReportData, palette: Palette, styles: Sequence[Style]) -
         range(len(data.rows)), key=lambda i: (data.rows[i].mean is None, -(data.rows[i].mean or 0))
     )
     legend = tuple(
-        LegendEntry(styles[i], data.rows[i].label, ppl_text(data.rows[i].mean, None, data.decimals))
+        LegendEntry(
+            styles[i],
+            row_name(data.rows[i], data.axes),
+            ppl_text(data.rows[i].mean, None, data.decimals),
+        )
         for i in order
         if any(means[i] for _, _, means in kinds)
     )
@@ -288,6 +295,14 @@ def _curve_limits(panel: "Axes", curves: Sequence[Curve]) -> None:
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     panel.set_ylim(low - margin, high + margin)
     panel.set_xlim(0, max(tokens for curve in curves for tokens, _ in curve) * 1.01)
+
+
+def row_name(row: RowView, axes: Sequence[str]) -> str:
+    """A row's labels; a bare number says of what: "constant, N = 16"."""
+    return ", ".join(
+        label if any(letter.isalpha() for letter in label) else f"{axis} = {label}"
+        for axis, label in zip(axes, row.labels, strict=True)
+    )
 
 
 def _short(label: str, most: int) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ssmlab.studies.report import text
-from ssmlab.studies.report.data import VERDICTS, ReportData
+from ssmlab.studies.report.data import STATE_WORDS, VERDICTS, ReportData
 from ssmlab.studies.report.figures import make_figures
 from ssmlab.studies.report.theme import Palette
 
@@ -51,22 +51,21 @@ def _context(data: ReportData) -> dict[str, Any]:
         "has_paper": bool(paper),
         "has_paper_params": any(row.paper_params_m is not None for row in data.rows),
         "paper_best": min(paper, default=None),
+        "words": STATE_WORDS,
         "progress": progress_text(data),
         "agreement": agreement_text(data),
     }
 
 
 def progress_text(data: ReportData) -> str:
-    """How much of the study is done: "12 of 15 trials ended: 11 finished, 1 diverged; ..."."""
+    """How much of the study is done: "12 of 15 trials ended, 3 not begun"."""
     counts = data.counts
-    ended = counts["ok"] + counts["diverged"]
+    ended = counts["done"] + counts["diverged"]
     parts = [f"{ended} of {text.plural(counts['total'], 'trial')} ended"]
     if counts["diverged"]:
         parts.append(f"{counts['diverged']} of them diverged")
-    if counts["unfinished"]:
-        parts.append(f"{counts['unfinished']} begun")
-    if counts["waiting"]:
-        parts.append(f"{counts['waiting']} not begun")
+    others = [state for state in STATE_WORDS if state not in ("done", "diverged")]
+    parts += [f"{counts[state]} {STATE_WORDS[state]}" for state in others if counts[state]]
     return ", ".join(parts)
 
 

@@ -50,7 +50,7 @@ def _settings(key: str, palette: Palette) -> Iterator[None]:
     import matplotlib
 
     ink, muted, line = (palette.stand_in(name) for name in ("ink", "muted", "line"))
-    settings: dict[str, Any] = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": key,
         "text.parse_math": False,

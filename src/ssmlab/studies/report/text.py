@@ -67,12 +67,11 @@ def one_line(text: str) -> str:
     return " ".join(re.sub(r"[\x00-\x1f\x7f]+", " ", str(text)).split(" "))
 
 
-def ppl_decimals(means: Sequence[float]) -> int:
-    """Decimals (2 to 4) at which perplexities as close as these can be told apart."""
-    spread = max(means, default=0.0) - min(means, default=0.0)
-    if spread <= 0:
-        return 2
-    return min(4, max(2, math.ceil(-math.log10(spread)) + 1))
+def ppl_decimals(means: Sequence[float], half_widths: Sequence[float] = ()) -> int:
+    """Decimals (2 to 4) that tell perplexities apart and show the middle one of their intervals."""
+    sizes = [(max(means, default=0.0) - min(means, default=0.0)) / 10]
+    sizes += [half / 10 for half in sorted(half_widths)[len(half_widths) // 2 :][:1]]
+    return min(4, max([2, *(math.ceil(-math.log10(size)) for size in sizes if size > 0)]))
 
 
 def ppl_text(mean: float | None, half_width: float | None, decimals: int) -> str:

@@ -1,0 +1,209 @@
+"""From a study's folder to ReportData: means, tests and curves of what there is so far."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssmlab.studies.claims import Claim
+from ssmlab.studies.report.data import (
+    ClaimView,
+    ContrastView,
+    CurvePoint,
+    OrderView,
+    ReportData,
+    RowView,
+    TrialView,
+)
+from ssmlab.studies.report.facts import commands, facts, notes
+from ssmlab.studies.statistics import (
+    ContrastTest,
+    Verdict,
+    judge,
+    kendall_tau,
+    perplexity_interval,
+)
+from ssmlab.studies.store import StudyResults, TrialRecord, load_results
+from ssmlab.studies.study import Row
+
+
+def build_report(out: Path | str) -> ReportData:
+    """All that can be said of the study in folder ``out``, finished or not.
+
+    Raises:
+        StudyError: there is no study in ``out``.
+        StorageError: a file of it cannot be read.
+    """
+    return report_of(load_results(Path(out)))
+
+
+def report_of(results: StudyResults) -> ReportData:
+    """The same from results at hand."""
+    study, samples = results.study, results.samples()
+    rows = _versus_best([_row(results, row, samples[row.key]) for row in study.rows()])
+    diverged = results.diverged()
+    keys = [row.key for row in study.rows()]
+    environments = [e for t in results.trials if (e := t.environment()) is not None]
+    configs = [c for t in results.trials if (c := t.config()) is not None]
+    scale = study.scale(results.scale)
+    return ReportData(
+        name=study.name,
+        title=study.title,
+        source=study.source,
+        scale=scale.name,
+        scale_note=scale.note,
+        axes=tuple(axis.name for axis in study.axes),
+        rows=tuple(rows),
+        claims=tuple(
+            _claim(claim, judge(claim, samples, study, diverged)) for claim in study.claims
+        ),
+        order=_order(dict(zip(keys, rows, strict=True))),
+        n_seeds=results.seeds,
+        plot_axis=study.plot,
+        facts=facts(results, rows, environments, configs),
+        notes=notes(results, rows, environments),
+        commands=commands(results, environments),
+        version=results.version,
+    )
+
+
+def _row(results: StudyResults, row: Row, sample: Mapping[int, float]) -> RowView:
+    trials = tuple(_trial(record) for record in results.of_row(row))
+    done = [trial for trial in trials if trial.state == "done"]
+    ended = done or [trial for trial in trials if trial.n_params is not None]
+    interval = perplexity_interval([sample[seed] for seed in sorted(sample)])
+    figure = results.study.figure(row)
+    times = [trial.seconds for trial in done if trial.seconds is not None]
+    return RowView(
+        labels=row.labels,
+        trials=trials,
+        mean=None if interval is None else _finite(interval.mean),
+        low=None if interval is None else _finite(interval.low),
+        high=None if interval is None else _finite(interval.high),
+        n=0 if interval is None else interval.n,
+        n_params=ended[0].n_params if ended else None,
+        tokens=ended[0].tokens if ended else None,
+        seconds=math.fsum(times) / len(times) if times else None,
+        paper_ppl=figure.ppl,
+        paper_params_m=figure.params_m,
+    )
+
+
+def _versus_best(rows: Sequence[RowView]) -> list[RowView]:
+    import dataclasses
+
+    best = min((row.mean for row in rows if row.mean is not None), default=None)
+    return [
+        row
+        if row.mean is None or best is None
+        else dataclasses.replace(row, versus_best=row.mean / best - 1)
+        for row in rows
+    ]
+
+
+def _trial(record: TrialRecord) -> TrialView:
+    result: Mapping[str, Any] = record.result or {}
+    train, val = _curves(record)
+    return TrialView(
+        name=record.name,
+        hash=record.name.rpartition("-")[2],
+        seed=record.seed,
+        state=record.state,
+        reason=record.error,
+        val_loss=_finite(result.get("val_loss")),
+        val_ppl=_finite(result.get("val_ppl")),
+        bits_per_byte=_finite(result.get("val_bits_per_byte")),
+        train_loss=_finite(result.get("train_loss")),
+        steps=result.get("steps", record.step),
+        tokens=result.get("tokens"),
+        seconds=_finite(result.get("seconds")),
+        tokens_per_second=_finite(result.get("tokens_per_second")),
+        n_params=result.get("n_params"),
+        peak_memory_bytes=result.get("peak_memory_bytes"),
+        train=train,
+        val=val,
+    )
+
+
+def _curves(record: TrialRecord) -> tuple[tuple[CurvePoint, ...], tuple[CurvePoint, ...]]:
+    found: dict[str, dict[int, float]] = {"train": {}, "val": {}}
+    for line in record.metrics():
+        tokens, loss = line.get("tokens"), _finite(line.get("loss"))
+        if line["split"] in found and isinstance(tokens, int) and loss is not None:
+            found[line["split"]][tokens] = loss
+    train, val = (
+        tuple(CurvePoint(tokens, loss) for tokens, loss in sorted(found[split].items()))
+        for split in ("train", "val")
+    )
+    return train, val
+
+
+def _claim(claim: Claim, verdict: Verdict) -> ClaimView:
+    return ClaimView(
+        key=claim.key,
+        text=claim.text,
+        source=claim.source,
+        verdict=verdict.decision,
+        reason=verdict.reason,
+        note=claim.note,
+        contrasts=tuple(_contrast(test, test is verdict.decisive) for test in verdict.tests),
+    )
+
+
+def _contrast(test: ContrastTest, decisive: bool) -> ContrastView:
+    return ContrastView(
+        text=test.contrast.text or "contrast",
+        estimate=_finite(test.estimate),
+        low=_finite(test.low),
+        high=_finite(test.high),
+        bound=test.contrast.below,
+        p=_finite(test.p),
+        p_against=_finite(test.p_against),
+        df=_finite(test.df),
+        n=test.n,
+        reason=test.reason,
+        decisive=decisive,
+    )
+
+
+def _order(rows: Mapping[str, RowView]) -> OrderView:
+    """Kendall's tau, and the best and worst rows, over the rows with a figure on both sides."""
+    both = {
+        key: (row.mean, row.paper_ppl)
+        for key, row in rows.items()
+        if row.mean is not None and row.paper_ppl is not None
+    }
+    printed = sum(row.paper_ppl is not None for row in rows.values())
+    ours = {key: mean for key, (mean, _) in both.items()}
+    paper = {key: ppl for key, (_, ppl) in both.items()}
+    agreement = kendall_tau(ours, paper)
+    if agreement is None:
+        note = (
+            "The paper prints no figures for these rows."
+            if not printed
+            else f"{len(both)} of the paper's {printed} rows have a figure here: no order to compare."
+        )
+        return OrderView(None, len(both), note=note)
+    note = None
+    if len(both) < printed:
+        note = f"The paper prints {printed}; the others have no figure here."
+    return OrderView(
+        tau=agreement.tau,
+        n=agreement.n,
+        p=_finite(agreement.p),
+        note=note,
+        best_ours=_at(rows, ours, min),
+        best_paper=_at(rows, paper, min),
+        worst_ours=_at(rows, ours, max),
+        worst_paper=_at(rows, paper, max),
+    )
+
+
+def _at(rows: Mapping[str, RowView], values: Mapping[str, float], choose: Any) -> str:
+    """The row at the least or greatest value; all of them where the paper's rounding ties."""
+    end = choose(values.values())
+    return " and ".join(rows[key].label for key, value in values.items() if value == end)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
