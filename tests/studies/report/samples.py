@@ -111,7 +111,10 @@ def report(seeds: int = 3, **changes: Any) -> ReportData:
             "b-c", "B alone is better than C alone.", "Table 7", "undecided",
             "within the spread of the seeds: B < C", "Our reading.", (weak,),
         ),
-        ClaimView("c-b", "C beats B.", "Section 4.6.1", "does not", "contradicted", "", (against,)),
+        ClaimView(
+            "c-b", "C beats B.", "Section 4.6.1", "undecided" if few else "does not", "contradicted",
+            "", (against,),
+        ),
     )  # fmt: skip
     order = OrderView(1.0, 5, 0.0167, None, "Δ, B, C", "Δ, B, C", "none", "none")
     view = ReportData(

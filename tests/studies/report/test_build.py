@@ -32,7 +32,7 @@ def test_means_intervals_and_paper_figures(build: Build) -> None:
 def test_order_and_verdicts(build: Build) -> None:
     data = build_report(build())
     assert (data.order.tau, data.order.n) == (pytest.approx(1.0), 3)
-    assert (data.order.best_ours, data.order.worst_paper) == ("32", "8")
+    assert (data.order.best_ours, data.order.worst_paper) == ("width 32", "width 8")
     assert {claim.key: claim.verdict for claim in data.claims} == {
         "wide": "holds",
         "turn": "does not",

@@ -1,11 +1,11 @@
 """From a study's folder to ReportData: means, tests and curves of what there is so far."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssmlab.studies.claims import Claim
 from ssmlab.studies.report.data import (
     ClaimView,
     ContrastView,
@@ -16,6 +16,7 @@ from ssmlab.studies.report.data import (
     TrialView,
 )
 from ssmlab.studies.report.facts import commands, facts, notes
+from ssmlab.studies.report.text import labels_text
 from ssmlab.studies.statistics import (
     ContrastTest,
     Verdict,
@@ -24,7 +25,7 @@ from ssmlab.studies.statistics import (
     perplexity_interval,
 )
 from ssmlab.studies.store import StudyResults, TrialRecord, load_results
-from ssmlab.studies.study import Row
+from ssmlab.studies.study import Row, Study
 
 
 def build_report(out: Path | str) -> ReportData:
@@ -55,9 +56,9 @@ def report_of(results: StudyResults) -> ReportData:
         axes=tuple(axis.name for axis in study.axes),
         rows=tuple(rows),
         claims=tuple(
-            _claim(claim, judge(claim, samples, study, diverged)) for claim in study.claims
+            _claim(judge(claim, samples, study, diverged), study) for claim in study.claims
         ),
-        order=_order(dict(zip(keys, rows, strict=True))),
+        order=_order(dict(zip(keys, rows, strict=True)), [axis.name for axis in study.axes]),
         n_seeds=results.seeds,
         plot_axis=study.plot,
         facts=facts(results, rows, environments, configs),
@@ -90,8 +91,6 @@ def _row(results: StudyResults, row: Row, sample: Mapping[int, float]) -> RowVie
 
 
 def _versus_best(rows: Sequence[RowView]) -> list[RowView]:
-    import dataclasses
-
     best = min((row.mean for row in rows if row.mean is not None), default=None)
     return [
         row
@@ -138,21 +137,52 @@ def _curves(record: TrialRecord) -> tuple[tuple[CurvePoint, ...], tuple[CurvePoi
     return train, val
 
 
-def _claim(claim: Claim, verdict: Verdict) -> ClaimView:
+def _claim(verdict: Verdict, study: Study) -> ClaimView:
+    claim = verdict.claim
     return ClaimView(
         key=claim.key,
         text=claim.text,
         source=claim.source,
         verdict=verdict.decision,
-        reason=verdict.reason,
+        reason=_reason(verdict, study),
         note=claim.note,
-        contrasts=tuple(_contrast(test, test is verdict.decisive) for test in verdict.tests),
+        contrasts=tuple(_contrast(test, study, verdict.decisive) for test in verdict.tests),
     )
 
 
-def _contrast(test: ContrastTest, decisive: bool) -> ContrastView:
+def _reason(verdict: Verdict, study: Study) -> str:
+    """Which comparison decided, in words; its figures stand beside it."""
+    said, count = _statement(verdict.decisive, study), len(verdict.tests)
+    if verdict.decision == "does not":
+        text = f"Contradicted: {said}."
+    elif verdict.decisive.p is None:
+        text = f"Not tested: {verdict.decisive.reason}."
+    elif verdict.decision == "undecided":
+        text = f"Within the spread of the seeds: {said}."
+    else:
+        text = f"All {count} comparisons hold; the closest: {said}." if count > 1 else f"{said}."
+    if verdict.excluded:
+        text += f" Left out, diverged: {', '.join(verdict.excluded)}."
+    return text
+
+
+def _statement(test: ContrastTest, study: Study) -> str:
+    """A comparison of two rows by their labels, any other contrast in its own words."""
+    below = test.contrast.below
+    names = {weight: row for row, weight in test.contrast.weights.items() if weight}
+    if len(test.contrast.weights) != 2 or set(names) != {1.0, -1.0}:
+        return test.contrast.text or "contrast"
+    axes = [axis.name for axis in study.axes]
+    a, b = (labels_text(study.row(names[weight]).labels, axes) for weight in (1.0, -1.0))
+    margin = f"{100 * abs(math.expm1(below)):.3g}%"
+    if below > 0:
+        return f"{a} at most {margin} above {b}"
+    return f"{a} below {b}" + (f" by more than {margin}" if below < 0 else "")
+
+
+def _contrast(test: ContrastTest, study: Study, decisive: ContrastTest) -> ContrastView:
     return ContrastView(
-        text=test.contrast.text or "contrast",
+        text=_statement(test, study),
         estimate=_finite(test.estimate),
         low=_finite(test.low),
         high=_finite(test.high),
@@ -162,11 +192,11 @@ def _contrast(test: ContrastTest, decisive: bool) -> ContrastView:
         df=_finite(test.df),
         n=test.n,
         reason=test.reason,
-        decisive=decisive,
+        decisive=test is decisive,
     )
 
 
-def _order(rows: Mapping[str, RowView]) -> OrderView:
+def _order(rows: Mapping[str, RowView], axes: Sequence[str]) -> OrderView:
     """Kendall's tau, and the best and worst rows, over the rows with a figure on both sides."""
     both = {
         key: (row.mean, row.paper_ppl)
@@ -176,6 +206,7 @@ def _order(rows: Mapping[str, RowView]) -> OrderView:
     printed = sum(row.paper_ppl is not None for row in rows.values())
     ours = {key: mean for key, (mean, _) in both.items()}
     paper = {key: ppl for key, (_, ppl) in both.items()}
+    names = {key: labels_text(row.labels, axes) for key, row in rows.items()}
     agreement = kendall_tau(ours, paper)
     if agreement is None:
         note = (
@@ -192,17 +223,17 @@ def _order(rows: Mapping[str, RowView]) -> OrderView:
         n=agreement.n,
         p=_finite(agreement.p),
         note=note,
-        best_ours=_at(rows, ours, min),
-        best_paper=_at(rows, paper, min),
-        worst_ours=_at(rows, ours, max),
-        worst_paper=_at(rows, paper, max),
+        best_ours=_at(names, ours, min),
+        best_paper=_at(names, paper, min),
+        worst_ours=_at(names, ours, max),
+        worst_paper=_at(names, paper, max),
     )
 
 
-def _at(rows: Mapping[str, RowView], values: Mapping[str, float], choose: Any) -> str:
+def _at(names: Mapping[str, str], values: Mapping[str, float], choose: Any) -> str:
     """The row at the least or greatest value; all of them where the paper's rounding ties."""
     end = choose(values.values())
-    return " and ".join(rows[key].label for key, value in values.items() if value == end)
+    return " and ".join(names[key] for key, value in values.items() if value == end)
 
 
 def _finite(value: Any) -> float | None:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 # Points (training tokens, nats per token) in order of tokens.
 Curve = list[tuple[int, float]]
 
-_WINDOWS = 30
+_WINDOWS = 15
 _MOST_POINTS = 160
 _START = 0.08
 
 
 def smooth(curve: Curve) -> Curve:
-    """Centred running mean over about a thirtieth of the curve, then at most 160 points.
+    """Centred running mean over about a fifteenth of the curve, then at most 160 points.
 
     The window shrinks towards the ends, so that neither end is drawn in.
     """

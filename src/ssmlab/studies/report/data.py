@@ -101,6 +101,11 @@ class RowView:
         return self.versus_best == 0
 
     @property
+    def broken(self) -> bool:
+        """Whether a trial of it diverged or failed."""
+        return any(trial.state in ("diverged", "failed") for trial in self.trials)
+
+    @property
     def note(self) -> str | None:
         """Why the row has no figure, or fewer seeds than were asked for, if so."""
         states = [trial.state for trial in self.trials if trial.state != "done"]

@@ -35,7 +35,7 @@ def facts(
         ("Validation", _common(configs, _validation)),
         ("Training tokens", f"{count_text(sum(tokens))} in all" if tokens else ""),
         ("Time", f"{duration(math.fsum(seconds))}, all ended trials together" if seconds else ""),
-        ("Peak memory", f"{max(memory) / 1e9:.2f} GB, the largest of the trials" if memory else ""),
+        ("Peak memory", f"{_bytes(max(memory))}, the largest of the trials" if memory else ""),
         ("Device", _distinct(_device(e) for e in environments)),
         ("System", _distinct(e.get("platform") for e in environments)),
         ("Versions", _distinct(_versions(e) for e in environments)),
@@ -111,13 +111,18 @@ def _scale_note(
     tokens = [row.tokens for row in rows if row.tokens is not None]
     here = ""
     if sizes and tokens:
-        here = f": models of {_span(sizes)}M parameters, {count_text(max(tokens))} training tokens"
+        here = f" (models of {_span(sizes)}M parameters, {count_text(max(tokens))} training tokens"
         if printed:
             here += f"; the paper's have {_span([1e6 * size for size in printed])}M parameters"
+        here += ")"
     return (
-        "Absolute perplexities are not comparable with the paper's: another scale, text and tokenizer"
-        f"{here}. What compares is the order of the rows and the ratios between them."
+        "Absolute perplexities are not comparable with the paper's: scale, text and tokenizer are "
+        f"others{here}. What compares is the order of the rows and the ratios between them."
     )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _span(values: Sequence[float]) -> str:
@@ -174,7 +179,7 @@ def _optimiser(config: Plain) -> str:
 
 
 def _validation(config: Plain) -> str:
-    return f"at most {count_text(config['training']['eval_tokens'])} held-out tokens an evaluation"
+    return f"at most {config['training']['eval_tokens']:,} held-out tokens an evaluation"
 
 
 def _common(configs: Sequence[Plain], describe: Callable[[Plain], str]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ssmlab.studies.report.curves import Curve, mean_curve, smooth, upper_limit
 from ssmlab.studies.report.data import CurvePoint, ReportData, RowView
 from ssmlab.studies.report.svg import quiet, render
-from ssmlab.studies.report.text import count_text, ppl_text
+from ssmlab.studies.report.text import count_text, labels_text, ppl_text
 from ssmlab.studies.report.theme import (
     Palette,
     Style,
@@ -63,13 +63,9 @@ def dots_figure(data: ReportData, palette: Palette) -> FigureView | None:
     rows = sorted(data.rows, key=lambda row: -(row.paper_ppl or 0))
     paper = any(row.paper_ppl is not None for row in rows)
     low, high = _dots_range(rows)
-    clipped = any(
-        (row.low is not None and row.low < low) or (row.high is not None and row.high > high)
-        for row in rows
-    )
 
     def names(narrow: bool) -> list[str]:
-        return [_short(row_name(row, data.axes), 18 if narrow else 36) for row in rows]
+        return [_short(labels_text(row.labels, data.axes), 18 if narrow else 36) for row in rows]
 
     def draw(figure: "Figure", narrow: bool) -> None:
         panels = figure.subplots(1, 2 if paper else 1, sharey=True, squeeze=False)[0]
@@ -99,13 +95,14 @@ def dots_figure(data: ReportData, palette: Palette) -> FigureView | None:
         "Perplexity of every row. Large dot: mean over seeds, with its 95% confidence interval; "
         "small dots: single seeds."
     )
-    if clipped:
-        caption += " An interval that ends in an arrowhead goes on beyond the plot."
+    caption += _clipped_text(rows, (low, high))
     if paper:
         caption += (
             " Rows are in the paper's order, the worst at the top: where we agree, the dots on the "
             "left run down to the left as those on the right do."
         )
+        if any(row.paper_ppl is None for row in rows):
+            caption += " Rows that the paper does not print come last."
     return _both("dots", "Perplexity of every row", caption, draw, height, height, palette)
 
 
@@ -118,6 +115,7 @@ def axis_figure(data: ReportData, palette: Palette) -> FigureView | None:
     families = family_names(data.rows, position)
     styles = [category(palette, index) for index in range(len(families))]
     paper = any(row.paper_ppl is not None for row in data.rows)
+    limits = _dots_range(data.rows)
 
     def draw(figure: "Figure", narrow: bool) -> None:
         shape = (2, 1) if narrow and paper else (1, 2 if paper else 1)
@@ -139,9 +137,8 @@ def axis_figure(data: ReportData, palette: Palette) -> FigureView | None:
                 )
                 for place, (row, _) in zip(at, points, strict=True):
                     if ours and row.low is not None and row.high is not None:
-                        ends = [row.low, row.high]
-                        panel.plot([place, place], ends, "_-", color=color, lw=1.2, ms=7)
-        _limit_intervals(panels[0], data.rows)
+                        _draw_interval(panel, place, (row.low, row.high), limits, color)
+        panels[0].set_ylim(*limits)
         for panel, title in zip(panels, ("this study", "the paper"), strict=False):
             panel.set_title(title)
             panel.set_ylabel("perplexity")
@@ -159,6 +156,7 @@ def axis_figure(data: ReportData, palette: Palette) -> FigureView | None:
     caption = (
         f"Perplexity against {data.plot_axis}: mean over seeds with its 95% confidence interval"
         + (", and the paper's figures. The shapes compare; the scales do not." if paper else ".")
+        + _clipped_text(data.rows, limits)
     )
     title = f"Perplexity against {data.plot_axis}"
     return _both("axis", title, caption, draw, 320, 560 if paper else 300, palette, legend)
@@ -209,7 +207,7 @@ def curves_figure(data: ReportData, palette: Palette, styles: Sequence[Style]) -
     legend = tuple(
         LegendEntry(
             styles[i],
-            row_name(data.rows[i], data.axes),
+            labels_text(data.rows[i].labels, data.axes),
             ppl_text(data.rows[i].mean, None, data.decimals),
         )
         for i in order
@@ -247,13 +245,15 @@ def _draw_row(
 
     accent, muted = palette.stand_in("accent"), palette.stand_in("muted")
     if row.mean is None:
-        panel.text(limits[0], index, f" {row.note or 'no result'}", va="center", color=muted)
+        start = limits[0] + 0.03 * (limits[1] - limits[0])
+        panel.text(start, index, row.note or "no result", va="center", color=muted, size=10.5)
         return
     for bound, caret in ((row.low, CARETLEFTBASE), (row.high, CARETRIGHTBASE)):
         if bound is not None:
             end = min(max(bound, limits[0]), limits[1])
             panel.plot([row.mean, end], [index, index], color=accent, lw=1.4)
-            panel.plot([end], [index], marker="|" if end == bound else caret, ms=8, color=accent)
+            mark = "|" if end == bound else caret
+            panel.plot([end], [index], marker=mark, ms=8, color=accent, clip_on=False)
     seeds = [trial.val_ppl for trial in row.trials if trial.val_ppl is not None]
     if len(seeds) > 1:
         panel.plot(seeds, [index + 0.27] * len(seeds), "o", ms=3.2, color=muted, mew=0)
@@ -274,9 +274,31 @@ def _dots_range(rows: Sequence[RowView]) -> tuple[float, float]:
     )
 
 
-def _limit_intervals(panel: "Axes", rows: Sequence[RowView]) -> None:
-    low, high = _dots_range(rows)
-    panel.set_ylim(low, high)
+def _clipped_text(rows: Sequence[RowView], limits: tuple[float, float]) -> str:
+    """A sentence for the caption if an interval does not fit into the plot."""
+    clipped = any(
+        (row.low is not None and row.low < limits[0])
+        or (row.high is not None and row.high > limits[1])
+        for row in rows
+    )
+    return " An interval that ends in an arrowhead goes on beyond the plot." if clipped else ""
+
+
+def _draw_interval(
+    panel: "Axes",
+    place: float,
+    ends: tuple[float, float],
+    limits: tuple[float, float],
+    color: str,
+) -> None:
+    """An upright interval at ``place``, with an arrowhead where it leaves the plot."""
+    from matplotlib.markers import CARETDOWNBASE, CARETUPBASE
+
+    inside = [min(max(end, limits[0]), limits[1]) for end in ends]
+    panel.plot([place, place], inside, color=color, lw=1.2)
+    for end, drawn, caret in zip(ends, inside, (CARETDOWNBASE, CARETUPBASE), strict=True):
+        mark = "_" if end == drawn else caret
+        panel.plot([place], [drawn], marker=mark, ms=7, color=color, clip_on=False)
 
 
 def _pad(panel: "Axes", values: Sequence[float]) -> None:
@@ -295,14 +317,6 @@ def _curve_limits(panel: "Axes", curves: Sequence[Curve]) -> None:
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     panel.set_ylim(low - margin, high + margin)
     panel.set_xlim(0, max(tokens for curve in curves for tokens, _ in curve) * 1.01)
-
-
-def row_name(row: RowView, axes: Sequence[str]) -> str:
-    """A row's labels; a bare number says of what: "constant, N = 16"."""
-    return ", ".join(
-        label if any(letter.isalpha() for letter in label) else f"{axis} = {label}"
-        for axis, label in zip(axes, row.labels, strict=True)
-    )
 
 
 def _short(label: str, most: int) -> str:

@@ -7,6 +7,8 @@ from ssmlab.studies.report.data import STATE_WORDS, VERDICTS, ReportData
 from ssmlab.studies.report.figures import make_figures
 from ssmlab.studies.report.theme import Palette
 
+_TALLY = {"holds": ("holds", "hold"), "does not": ("does not hold", "do not hold")}
+
 
 def to_html(data: ReportData) -> str:
     """One page that loads nothing from elsewhere; the same data gives the same text."""
@@ -52,6 +54,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "has_paper_params": any(row.paper_params_m is not None for row in data.rows),
         "paper_best": min(paper, default=None),
         "words": STATE_WORDS,
+        "tally": lambda name, count: _TALLY.get(name, (name, name))[count > 1],
         "progress": progress_text(data),
         "agreement": agreement_text(data),
     }

@@ -158,3 +158,11 @@ def number(value: float | None, decimals: int) -> str:
 def p_number(p: float | None) -> str:
     """A p-value for a table's cell: "0.03", "< 0.001"."""
     return p_text(p).removeprefix("p ").removeprefix("= ")
+
+
+def labels_text(labels: Sequence[str], axes: Sequence[str]) -> str:
+    """A row's labels in one text; a bare number says of what: "constant, N 16"."""
+    return ", ".join(
+        label if any(letter.isalpha() for letter in label) else f"{axis} {label}"
+        for axis, label in zip(axes, labels, strict=True)
+    )
