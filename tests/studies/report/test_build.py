@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ssmlab.core.errors import StudyError
+from ssmlab.studies.claims import Claim, Contrast, alike, better, larger_gain
 from ssmlab.studies.report import build_report
 from ssmlab.studies.store import StudyStore, load_results
 from tests.studies.report.conftest import FULL, Build, widths
@@ -133,3 +134,30 @@ def test_scale_note_says_what_compares(build: Build) -> None:
 def test_no_study_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no study"):
         build_report(tmp_path)
+
+
+def test_contrasts_speak_of_labels_not_keys(build: Build) -> None:
+    claims = (
+        Claim("gain", "More.", "T", (larger_gain(("w8", "w32"), than=("w8", "w16")),)),
+        Claim("near", "Near.", "T", alike("w8", "w16", 0.02)),
+        Claim("far", "Far.", "T", (better("w32", "w8", by=0.1),)),
+        Claim("own", "Own.", "T", (Contrast({"w8": -2.0, "w16": 1.0, "w32": 1.0}),)),
+    )
+    views = build_report(build(study=widths(claims=claims))).claims
+    texts = [contrast.text for view in views for contrast in view.contrasts]
+    assert texts == [
+        "width 8 to width 32 gains more than width 8 to width 16",
+        "width 8 at most 2% above width 16",
+        "width 16 at most 2% above width 8",
+        "width 32 below width 8 by more than 10%",
+        "weighted sum of width 8, width 16, width 32",
+    ]
+    assert all(sum(contrast.decisive for contrast in view.contrasts) == 1 for view in views)
+
+
+def test_verdict_names_the_comparison_and_the_diverged(build: Build) -> None:
+    why = "loss nan at step 7 of 20"
+    data = build_report(build({**FULL, "w8": (3.0, 3.02, why)}))
+    wide = data.claims[0]
+    assert wide.reason.startswith("width 32 below width 8. Left out, diverged: w8-s2-")
+    assert data.claims[1].reason.startswith("Contradicted: width 8 below width 32.")

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssmlab.studies.claims import RowName
 from ssmlab.studies.report.data import (
     ClaimView,
     ContrastView,
@@ -168,16 +170,24 @@ def _reason(verdict: Verdict, study: Study) -> str:
 
 def _statement(test: ContrastTest, study: Study) -> str:
     """A comparison of two rows by their labels, any other contrast in its own words."""
-    below = test.contrast.below
+    below, axes = test.contrast.below, [axis.name for axis in study.axes]
     names = {weight: row for row, weight in test.contrast.weights.items() if weight}
     if len(test.contrast.weights) != 2 or set(names) != {1.0, -1.0}:
-        return test.contrast.text or "contrast"
-    axes = [axis.name for axis in study.axes]
+        return _with_labels(test.contrast.text, test.contrast.weights, study)
     a, b = (labels_text(study.row(names[weight]).labels, axes) for weight in (1.0, -1.0))
     margin = f"{100 * abs(math.expm1(below)):.3g}%"
     if below > 0:
         return f"{a} at most {margin} above {b}"
     return f"{a} below {b}" + (f" by more than {margin}" if below < 0 else "")
+
+
+def _with_labels(text: str, rows: Iterable[RowName], study: Study) -> str:
+    """``text`` with the keys of ``rows`` in it as the labels that the table shows."""
+    axes = [axis.name for axis in study.axes]
+    labels = {row.key: labels_text(row.labels, axes) for row in map(study.row, rows)}
+    keys = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
+    found = re.sub(rf"(?<![\w-])(?:{keys})(?![\w-])", lambda key: labels[key[0]], text)
+    return found or "weighted sum of " + ", ".join(labels.values())
 
 
 def _contrast(test: ContrastTest, study: Study, decisive: ContrastTest) -> ContrastView:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ssmlab.studies.report.data import RowView
-from ssmlab.studies.report.text import count_text, duration, millions, plural
+from ssmlab.studies.report.text import count_text, duration, labels_text, millions, plural
 from ssmlab.studies.store import StudyResults
 
 Plain = Mapping[str, Any]
@@ -49,7 +49,7 @@ def notes(
     results: StudyResults, rows: Sequence[RowView], environments: Sequence[Plain]
 ) -> tuple[str, ...]:
     """What a reader must know before reading the figures."""
-    said = []
+    said, axes = [], [axis.name for axis in results.study.axes]
     if any(row.paper_ppl is not None for row in rows):
         said.append(_scale_note(results, rows, environments))
     if results.seeds == 1:
@@ -62,7 +62,8 @@ def notes(
         ("failed", "Stopped by an error; the same command tries again"),
     ):
         named = [
-            f"{row.label}, seed {trial.seed}" + (f" ({trial.reason})" if trial.reason else "")
+            f"{labels_text(row.labels, axes)}, seed {trial.seed}"
+            + (f" ({trial.reason})" if trial.reason else "")
             for row in rows
             for trial in row.trials
             if trial.state == state
