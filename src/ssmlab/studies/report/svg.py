@@ -30,6 +30,9 @@ def render(draw: Draw, size: tuple[float, float], key: str, title: str, palette:
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)
+        engine = figure.get_layout_engine()
+        if engine is not None:
+            engine.set(wspace=0.05, hspace=0.06)  # type: ignore[call-arg]
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
