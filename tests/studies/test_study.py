@@ -7,7 +7,9 @@ from ssmlab.studies import Axis, Claim, Figure, Point, Scale, Study
 from ssmlab.studies.claims import better
 from ssmlab.studies.study import slug
 
-WIDTH = Axis("width", (Point("narrow", {"model.d_model": 16}), Point("wide", {"model.d_model": 32})))
+WIDTH = Axis(
+    "width", (Point("narrow", {"model.d_model": 16}), Point("wide", {"model.d_model": 32}))
+)
 RATE = Axis(
     "rate", (Point("1e-3", {"training.lr": 1e-3}), Point("1e-2", {"training.lr": 1e-2}, "fast"))
 )

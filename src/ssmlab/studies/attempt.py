@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ssmlab.training.config import TrialConfig
     from ssmlab.training.events import Event
 
-Outcome: TypeAlias = Literal["done", "diverged", "failed", "held", "stopped", "no-room"]
+Outcome: TypeAlias = Literal["done", "diverged", "failed", "skipped", "held", "stopped", "no-room"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Attempt:
 
     Attributes:
         outcome: ``done`` and ``diverged`` are final. ``failed``: an error, kept in the trial's
-            folder. ``held``: another process is at it. ``stopped``: on request, saved.
-            ``no-room``: the folder cannot be written, so that other trials would fail too.
+            folder. ``skipped``: another process has finished it. ``held``: another process is at it.
+            ``stopped``: on request, saved. ``no-room``: the folder cannot be written, so that other
+            trials would fail too.
         message: what a person should read, if anything.
     """
 
@@ -57,6 +58,7 @@ def attempt(
         should_stop: asked after every step.
     """
     from ssmlab.training import run_trial
+    from ssmlab.training.result import is_done
 
     try:
         lock = store.lock(name)
@@ -71,6 +73,8 @@ def attempt(
 
     with lock:
         try:
+            if is_done(store.trial_folder(name)):
+                return Attempt("skipped")
             on_start()
             store.forget_failure(name)
             result = run_trial(

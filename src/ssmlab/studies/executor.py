@@ -199,6 +199,9 @@ class _Run:
         """
         if ended.outcome == "held":
             self.held.append(trial)
+        elif ended.outcome == "skipped":
+            self.tally.finished.append(trial.name)
+            self.tell("trial-skipped", trial, message="another process has finished it")
         elif ended.outcome == "stopped":
             self.tally.stopped = True
         elif ended.outcome == "no-room":

@@ -62,7 +62,12 @@ def preflight(
 def _check_devices(trials: Sequence[Trial]) -> None:
     from ssmlab.training.device import select_device
 
-    for name, trial in {trial.config.training.device: trial for trial in trials}.items():
+    checked: set[str] = set()
+    for trial in trials:
+        name = trial.config.training.device
+        if name in checked:
+            continue
+        checked.add(name)
         try:
             select_device(name)
         except ConfigError as error:

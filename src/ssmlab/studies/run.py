@@ -47,7 +47,7 @@ def run_study(
         ConfigError, DataError, StorageError: found before the first trial; nothing has run.
         Interrupted: Ctrl-C or SIGTERM; running trials were saved, and the same call goes on.
     """
-    tell = on_event or (lambda event: None)
+    tell = (lambda event: None) if on_event is None else on_event
     executor = LocalExecutor(workers)
     chosen = study.scale(scale)
     changes = {**(overrides or {})}
