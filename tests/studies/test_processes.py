@@ -75,7 +75,7 @@ def holders(out: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_a_killed_study_goes_on_to_the_very_same_result(tiny, text_folder, tmp_path, watch):
-    out, steps = tmp_path / "killed", 400
+    out, steps = tmp_path / "killed", 200
     process = start(out, text_folder, steps, 1)
     try:
         wait_for(lambda: list(out.glob("trials/*/DONE")) and checkpoints(out), process)

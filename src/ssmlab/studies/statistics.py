@@ -9,7 +9,7 @@ bold; pairing by seed would use it, but would leave one degree of freedom with t
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ssmlab.studies.claims import Claim, Contrast
 from ssmlab.studies.study import Study
@@ -232,8 +232,8 @@ def kendall_tau(ours: Mapping[str, float], paper: Mapping[str, float]) -> RankAg
     a, b = [ours[key] for key in keys], [paper[key] for key in keys]
     if len(set(a)) == 1 or len(set(b)) == 1:
         return None
-    tau, p = kendalltau(a, b, variant="b")
-    return RankAgreement(float(tau), float(p), len(keys))
+    result: Any = kendalltau(a, b, variant="b")
+    return RankAgreement(float(result.statistic), float(result.pvalue), len(keys))
 
 
 def _untested(contrast: Contrast, estimate: float | None, n: int, reason: str) -> ContrastTest:
