@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         if debug:
             raise
-        errors.print(f"[yellow]stopped:[/yellow] {escape(str(error) or 'interrupted')}")
+        _say(f"[yellow]stopped:[/yellow] {escape(str(error) or 'interrupted')}")
         return EXIT_INTERRUPTED
     except typer.Exit as stop:
         return stop.exit_code
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SsmlabError as error:
         if debug:
             raise
-        errors.print(f"[red]error:[/red] {escape(str(error))}")
+        _say(f"[red]error:[/red] {escape(str(error))}")
         return EXIT_ERROR
     except Exception as error:
         if debug:
@@ -93,14 +93,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if usage is not None:
             context = getattr(error, "ctx", None)
             if context is not None:
-                errors.print(escape(context.get_usage()))
-            errors.print(f"[red]error:[/red] {escape(usage())}")
+                _say(escape(context.get_usage()))
+            _say(f"[red]error:[/red] {escape(usage())}")
             return EXIT_USAGE
         if type(error).__name__ == "Abort":
             return EXIT_INTERRUPTED
         name = type(error).__name__
-        errors.print(
+        _say(
             f"[red]internal error:[/red] {escape(f'{name}: {error}')}\n"
             "This is a bug in ssmlab. Run the command again with --debug and report what it prints."
         )
         return EXIT_BUG
+
+
+def _say(text: str) -> None:
+    # Unwrapped: a path cut in two by a line end could not be copied or searched for.
+    errors.print(text, soft_wrap=True)

@@ -103,7 +103,8 @@ def config_hash(config: Any, length: int = 10) -> str:
 
 def _unknown_key(path: str, key: str, names: list[str]) -> ConfigError:
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(names)}"
+    prefix = path.removesuffix(key) if path.endswith(key) else ""
+    hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known keys: {', '.join(names)}"
     return ConfigError(f"unknown key '{path}': {hint}")
 
 
