@@ -1,5 +1,6 @@
 """``ssmlab study``: list, run, watch and report the experiments."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from ssmlab.core.errors import StudyError
 app = typer.Typer(no_args_is_help=True, help="Run whole ablation studies and report on them.")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_MOST_WORKERS = 8  # each is a process with torch in it, some 400 MB
 OutArgument = Annotated[Path, typer.Argument(help="The study's folder.", metavar="DIR")]
 
 
@@ -65,7 +67,10 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a config key of every trial."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Trials side by side.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials side by side [default: a CPU core each; 1 on a GPU]."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Run a study, or go on with one that was stopped; then write its report."""
@@ -89,7 +94,7 @@ def run(
             scale=scale,
             seeds=seeds,
             overrides=overrides,
-            workers=workers,
+            workers=workers or _default_workers(overrides.get("training.device", "auto")),
             on_event=progress,
         )
     _report(out, write_report(out), json)
@@ -120,6 +125,16 @@ def report(out: OutArgument, json: JsonOption = False) -> None:
     from ssmlab.studies.report import write_report
 
     _report(out, write_report(out), json)
+
+
+def _default_workers(device: str) -> int:
+    """On a CPU as many as there are cores, within reason: small models do not keep several busy."""
+    from ssmlab.training.device import select_device
+
+    if select_device(device).type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, _MOST_WORKERS)
 
 
 def _report(out: Path, files: dict[str, Path], json: bool) -> None:
