@@ -94,7 +94,7 @@ def run(
             scale=scale,
             seeds=seeds,
             overrides=overrides,
-            workers=workers or _default_workers(overrides.get("training.device", "auto")),
+            workers=workers or _default_workers(str(overrides.get("training.device", "auto"))),
             on_event=progress,
         )
     _report(out, write_report(out), json)
