@@ -228,7 +228,10 @@ class ReportData:
         columns = [*self.axes, "perplexity", "vs best", "paper", "params M", "paper M", "seeds"]
         rows: list[list[Any]] = []
         for row in self.rows:
-            ppl = None if row.mean is None else ppl_text(row.mean, row.half_width, self.decimals)
+            ppl = None
+            if row.mean is not None:  # a figure is not torn from its interval in a narrow terminal
+                ppl = ppl_text(row.mean, row.half_width, self.decimals)
+                ppl = ppl.replace(" ", "\N{NO-BREAK SPACE}")
             if row.note:
                 ppl = f"{ppl} ({row.note})" if ppl else row.note
             versus = None
