@@ -113,6 +113,7 @@ def test_facts_and_commands(build: Build) -> None:
     assert "width 8" in facts["Model"]
     assert "width 32" in facts["Model"]
     assert "training.lr = 0.001" in facts["Changed settings"]
+    assert "Not the scale as it stands; changed: training.lr = 0.001." in data.notes
     run = data.commands[0]
     assert run.startswith("ssmlab study run widths --scale quick --seeds 3")
     assert "--data '/texts/a b.txt'" in run

@@ -52,6 +52,9 @@ def notes(
     said, axes = [], [axis.name for axis in results.study.axes]
     if any(row.paper_ppl is not None for row in rows):
         said.append(_scale_note(results, rows, environments))
+    changed = {k: v for k, v in results.overrides.items() if not k.startswith("data.")}
+    if changed:
+        said.append(f"Not the scale as it stands; changed: {_settings(changed)}.")
     if results.seeds == 1:
         said.append(
             "One seed a row: there is no spread to test against, so no interval and no verdict. "

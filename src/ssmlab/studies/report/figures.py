@@ -89,6 +89,7 @@ def dots_figure(data: ReportData, palette: Palette) -> FigureView | None:
             panel.set_xlabel("perplexity")
             panel.locator_params(axis="x", nbins=3 if narrow and paper else 5)
             quiet(panel, palette, "x")
+        ours.tick_params(axis="y", pad=9)  # room for the arrowheads of clipped intervals
 
     height = 96 + 27 * len(rows)
     caption = (
@@ -265,7 +266,7 @@ def _dots_range(rows: Sequence[RowView]) -> tuple[float, float]:
     values = [t.val_ppl for row in rows for t in row.trials if t.val_ppl is not None]
     values += [row.mean for row in rows if row.mean is not None]
     low, high = min(values), max(values)
-    room = (high - low) * 0.35 or 0.05 * high
+    room = (high - low) * 0.5 or 0.05 * high
     ends = [end for row in rows for end in (row.low, row.high) if end is not None]
     margin = 0.08 * (high - low) or 0.05 * high
     return (
