@@ -15,6 +15,8 @@ from ssmlab.core.errors import StudyError
 from ssmlab.paper import get_study
 from ssmlab.studies import load_results, run_study, study_status
 from ssmlab.studies.locks import LOCK_FILE
+from ssmlab.studies.store import StudyStore
+from ssmlab.studies.workers import Worker
 from tests.studies import drive
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +187,16 @@ def test_a_worker_that_is_killed_fails_its_trial_alone(tiny, text_folder, tmp_pa
     states = {line["trial"]: line["state"] for line in study_status(out)}
     assert states.pop(killed[0]) == "failed"
     assert set(states.values()) == {"done"}
+
+
+def test_a_worker_that_died_idle_is_found_out_when_listened_to(tiny, data, tmp_path):
+    worker = Worker(StudyStore(tmp_path), 0, 1)
+    worker.process.kill()
+    worker.process.join()
+    worker.give(tiny.trials("quick", 1, data)[0])
+    with pytest.raises((EOFError, OSError)):
+        worker.connection.recv()
+    worker.close()
 
 
 @pytest.mark.slow

@@ -103,7 +103,7 @@ def test_a_study_that_cannot_be(changes, said):
         (("quick", 1, {"seed": 3}), StudyError, "--seeds"),
         (("quick", 1, {"training.lr": 1.0}), StudyError, "axis 'rate'"),
         (("quick", 1, {"model": {}}), StudyError, "axis 'width'"),
-        (("quick", 1, {"training.stps": 1}), ConfigError, "did you mean 'steps'"),
+        (("quick", 1, {"training.stps": 1}), ConfigError, "did you mean 'training.steps'"),
         (("quick", 1, {"training.lr_min": 5e-3}), ConfigError, "row narrow-1e-3 of study demo"),
     ],
 )

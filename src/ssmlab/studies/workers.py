@@ -46,9 +46,10 @@ class Worker:
         theirs.close()
 
     def give(self, trial: Trial) -> None:
-        """Give it a trial to run."""
+        """Give it a trial to run. One that has died is found out when it is next listened to."""
         self.trial = trial
-        self.connection.send((trial.name, trial.config))
+        with contextlib.suppress(OSError):
+            self.connection.send((trial.name, trial.config))
 
     def ask_to_stop(self) -> None:
         """Ask it to save its trial and end."""
