@@ -1,7 +1,7 @@
 """Documents out of files: plain text, .jsonl, .parquet, and the first two as .gz or .xz.
 
 A document is a file of text, a line of .jsonl or a row of .parquet. A long file of text is cut at
-line ends into pieces, each a document of its own, so that one big file can be split as many small ones.
+line ends into pieces, each a document of its own, so that one big file can be split like many.
 """
 
 import glob
