@@ -1,14 +1,17 @@
 """Token ids in memory-mapped files, with a manifest that proves them whole.
 
-A folder holds ``train-00000.bin``, ..., ``val-00000.bin``, ... and, written last, ``manifest.json``.
-It is built under another name and moved into place whole.
+A folder holds ``train-00000.bin``, ..., ``val-00000.bin``, ..., ``tokenizer.json`` unless tokens are
+bytes and, written last, ``manifest.json``. It is built under another name and moved into place whole.
+Sizes and checksums are verified at every opening.
 """
 
 import bisect
 import contextlib
 import itertools
 import json
+import os
 import shutil
+import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmlab.core.errors import DataError
-from ssmlab.core.files import storage_error, write_json
+from ssmlab.core.files import check_writable, storage_error, write_json
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 SHARD_TOKENS = 1 << 28
-CHECKED_BYTES = 1 << 30
-"""Checksums of folders up to this size are verified at every opening; of larger ones, sizes alone."""
+_CHUNK = 1 << 24
 
 
 class TokenArray:
@@ -36,6 +38,17 @@ class TokenArray:
 
     def __len__(self) -> int:
         return self.starts[-1]
+
+    def __getitem__(self, place: int | slice) -> Any:
+        """One token as an int, or a run of tokens (slice without a step) as int64."""
+        if isinstance(place, slice):
+            start, stop, step = place.indices(len(self))
+            if step != 1:
+                raise ValueError(f"a step of {step} is not possible; take the run, then [::{step}]")
+            return self.read(start, max(0, stop - start))
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"token {place} of {len(self)}")
+        return int(self.read(place % len(self), 1)[0])
 
     def read(self, start: int, count: int) -> NDArray[np.int64]:
         """Tokens start ... start + count - 1, which must be there, as int64."""
@@ -60,7 +73,7 @@ class ShardWriter:
         self.tokens = self.text_bytes = 0
 
     def append(self, ids: NDArray[np.int64], text_bytes: int) -> None:
-        """Add the ids of a document of so many bytes of text.
+        """Add ids that stand for so many bytes of text.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -86,6 +99,8 @@ class ShardWriter:
         if self.file is not None:
             name = self.file.name
             try:
+                self.file.flush()
+                os.fsync(self.file.fileno())  # before the manifest says that it is whole
                 self.file.close()
             except OSError as error:
                 raise storage_error(name, error) from error
@@ -102,9 +117,9 @@ class ShardWriter:
 
 
 def write_manifest(
-    folder: Path, writers: list[ShardWriter], vocab_size: int, about: dict[str, Any]
+    folder: Path, writers: list[ShardWriter], files: list[str], about: dict[str, Any]
 ) -> None:
-    """Close the writers and record what they wrote."""
+    """Close the writers and record what they wrote, the other ``files`` there, and ``about``."""
     for writer in writers:
         writer.close()
     splits = {
@@ -115,11 +130,9 @@ def write_manifest(
         }
         for writer in writers
     }
-    dtype = writers[0].dtype.name
-    write_json(
-        folder / MANIFEST,
-        {"format": FORMAT, "dtype": dtype, "vocab_size": vocab_size, "splits": splits, **about},
-    )
+    extra = {name: zlib.crc32((folder / name).read_bytes()) for name in files}
+    manifest = {"format": FORMAT, "dtype": writers[0].dtype.str, "splits": splits, "files": extra}
+    write_json(folder / MANIFEST, {**manifest, **about})
 
 
 def open_shards(folder: Path) -> tuple[dict[str, TokenArray], dict[str, Any]]:
@@ -137,16 +150,13 @@ def open_shards(folder: Path) -> tuple[dict[str, TokenArray], dict[str, Any]]:
             split: list(_open(folder, part["shards"], dtype))
             for split, part in manifest["splits"].items()
         }
-        total = sum(len(shard) * dtype.itemsize for part in splits.values() for shard in part)
-        if total <= CHECKED_BYTES:
-            for split, part in manifest["splits"].items():
-                for shard, tokens in zip(part["shards"], splits[split], strict=True):
-                    if zlib.crc32(tokens) != shard["crc32"]:
-                        raise _corrupt(folder / shard["file"], "its checksum is wrong")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for name, expected in manifest["files"].items():
+            if zlib.crc32((folder / name).read_bytes()) != expected:
+                raise _corrupt(folder / name, "its checksum is wrong")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
-        raise _corrupt(folder / MANIFEST, str(error)) from error
+        raise _corrupt(folder / MANIFEST, f"it cannot be read ({error})") from error
     return {split: TokenArray(shards) for split, shards in splits.items()}, manifest
 
 
@@ -157,7 +167,13 @@ def _open(folder: Path, shards: list[dict[str, Any]], dtype: np.dtype[Any]) -> I
         if size != expected:
             found = "is missing" if size is None else f"has {size} bytes"
             raise _corrupt(path, f"it {found}, expected {expected} bytes")
-        yield np.memmap(path, dtype=dtype, mode="r")
+        tokens = np.memmap(path, dtype=dtype, mode="r")
+        checksum = 0
+        for start in range(0, len(tokens), _CHUNK):
+            checksum = zlib.crc32(tokens[start : start + _CHUNK].data, checksum)
+        if checksum != shard["crc32"]:
+            raise _corrupt(path, "its checksum is wrong")
+        yield tokens
 
 
 def _corrupt(path: Path, why: str) -> DataError:
@@ -168,45 +184,59 @@ def _corrupt(path: Path, why: str) -> DataError:
 
 
 @contextlib.contextmanager
-def building(folder: Path) -> Iterator[Path | None]:
+def building(folder: Path, free_bytes: int = 0) -> Iterator[Path | None]:
     """A temporary folder that becomes ``folder`` at the end, or None if another process made it.
 
-    One process builds at a time; the others wait. A build that was killed leaves a temporary folder
-    that the next build removes.
+    One process builds at a time; the others wait. Where files cannot be locked each builds its own,
+    and the first to end wins. What a killed build left is removed by the next one.
+
+    Args:
+        folder: where the result goes.
+        free_bytes: room that the result needs.
 
     Raises:
-        StorageError: the cache cannot be written.
+        StorageError: the cache cannot be written, or has too little room.
     """
-    temporary = folder.parent / f".build-{folder.name}"
+    cache = folder.parent
+    check_writable(cache, free_bytes)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.parent / f".lock-{folder.name}", "w")  # noqa: SIM115 (with, below)
+        lock = open(cache / f".lock-{folder.name}", "w")  # noqa: SIM115 (with, below)
     except OSError as error:
-        raise storage_error(folder.parent, error) from error
+        raise storage_error(cache, error) from error
     with lock:
-        _wait_for(lock)
+        locked = _wait_for(lock)
         if folder.exists():
             yield None
             return
+        if locked:  # nobody else builds this, so these are of the dead
+            for stale in cache.glob(f".build-{folder.name}-*"):
+                shutil.rmtree(stale, ignore_errors=True)
+        temporary = cache / f".build-{folder.name}-{uuid.uuid4().hex}"
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-        except OSError as error:
-            raise storage_error(temporary, error) from error
-        try:
-            yield temporary
             try:
-                temporary.rename(folder)
+                temporary.mkdir()
             except OSError as error:
-                raise storage_error(folder, error) from error
+                raise storage_error(temporary, error) from error
+            yield temporary
+            _move(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _wait_for(lock: Any) -> None:
-    """Hold ``lock`` until it is closed; the system lets go of it if the process dies."""
+def _move(temporary: Path, folder: Path) -> None:
+    try:
+        temporary.rename(folder)
+    except OSError as error:
+        if not (folder / MANIFEST).is_file():  # else another process has built the same
+            raise storage_error(folder, error) from error
+
+
+def _wait_for(lock: IO[str]) -> bool:
+    """Hold ``lock`` until it is closed or the process dies. False where there are no locks."""
     try:
         import fcntl
-    except ImportError:  # Windows: no lock, two processes may both build, the second rename fails
-        return
-    fcntl.flock(lock, fcntl.LOCK_EX)
+
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except (ImportError, OSError):  # Windows; some network file systems
+        return False
+    return True

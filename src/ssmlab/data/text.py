@@ -3,7 +3,7 @@
 Shapes: B windows, L tokens.
 """
 
-import itertools
+import contextlib
 import json
 import os
 import time
@@ -17,14 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmlab.core.errors import DataError
-from ssmlab.core.files import write_json
+from ssmlab.core.errors import DataError, StorageError
+from ssmlab.core.files import write_json, write_text
 from ssmlab.data import shards
 from ssmlab.data.config import TextDataConfig, bpe_vocabulary
 from ssmlab.data.documents import Document, Documents
 from ssmlab.data.shards import TokenArray
 from ssmlab.data.tokenize import (
     ByteTokenizer,
+    FileTokenizer,
     Tokenizer,
     load_tokenizer,
     tokenizer_digest,
@@ -33,7 +34,9 @@ from ssmlab.data.tokenize import (
 )
 
 OnProgress: TypeAlias = Callable[[str, float], None]
-_AT_ONCE = 256  # documents given to the tokenizer together
+_AT_ONCE = 1 << 22  # bytes given to the tokenizer together
+_REMEMBERED = 1 << 25  # smaller texts are read and hashed at every opening
+_CHANGED_JUST_NOW = 2.0  # seconds; a clock of files may be as coarse
 _TOKENIZER = "tokenizer.json"
 
 
@@ -46,7 +49,9 @@ class TextData:
         train, val: the tokens of the two splits.
         key: digest of text, split and tokenizer; equal keys are equal tokens.
         description: one line for people.
-        bytes_per_token: bytes of text a token, of the validation split.
+        bytes_per_token: bytes of text a token, of the validation split (end tokens hold no text).
+        end: the token after each document, or None.
+        tokenizer_path: the tokenizer.json kept with the tokens; None if tokens are bytes.
     """
 
     vocab_size: int
@@ -55,14 +60,25 @@ class TextData:
     key: str
     description: str
     bytes_per_token: float
+    end: int | None = None
+    tokenizer_path: Path | None = None
 
     @property
     def n_train_tokens(self) -> int:
+        """Training tokens."""
         return len(self.train)
 
     @property
     def n_val_tokens(self) -> int:
+        """Held-out tokens."""
         return len(self.val)
+
+    def decode(self, ids: Tensor | NDArray[Any]) -> str:
+        """The text of tokens (1-d), without the end tokens."""
+        tokenizer: Tokenizer = ByteTokenizer()
+        if self.tokenizer_path is not None:
+            tokenizer = load_tokenizer(self.tokenizer_path, self.tokenizer_path.name)
+        return tokenizer.decode(np.asarray(ids))
 
     def batch(
         self, split: str, step: int, batch_size: int, seq_len: int, seed: int
@@ -79,8 +95,16 @@ class TextData:
 
         Raises:
             DataError: the split is shorter than a window.
+            ValueError: an unknown split, or a number out of range.
         """
-        tokens = {"train": self.train, "val": self.val}[split]
+        if split not in ("train", "val"):
+            raise ValueError(f"split is {split!r}, expected 'train' or 'val'")
+        if min(step, seed) < 0 or min(batch_size, seq_len) < 1:
+            raise ValueError(
+                f"step {step} and seed {seed} must be 0 or more, batch_size {batch_size} and "
+                f"seq_len {seq_len} 1 or more"
+            )
+        tokens = self.train if split == "train" else self.val
         places = len(tokens) - seq_len
         if places < 1:
             raise _too_small(split, len(tokens), seq_len + 1, self.description)
@@ -97,13 +121,15 @@ class TextData:
 
         Args:
             batch_size, seq_len: B (the last batch may have fewer), L.
-            max_tokens: at most so many targets, but one window at least.
+            max_tokens: at most so many targets.
 
         Yields:
             inputs and targets, both (B, L) int64.
         """
+        if min(batch_size, seq_len) < 1:
+            raise ValueError(f"batch_size {batch_size} and seq_len {seq_len} must be 1 or more")
         there = (len(self.val) - 1) // seq_len
-        count = min(there, max(1, max_tokens // seq_len))
+        count = max(0, min(there, max_tokens // seq_len))
         chosen = np.arange(count) * there // max(count, 1) * seq_len
         for first in range(0, count, batch_size):
             yield _windows(self.val, chosen[first : first + batch_size], seq_len)
@@ -122,20 +148,28 @@ def prepare_text(config: TextDataConfig, on_progress: OnProgress | None = None) 
         StorageError: the cache folder cannot be written.
     """
     tell = on_progress or (lambda stage, share: None)
+    identity = _tokenizer_identity(config)
+    started = time.time()
     documents = Documents.find(config)
     cache = _cache_folder(config)
-    # Reading a large text only to learn that it is known takes long: sizes and times stand for it.
-    listing = cache / "index" / f"{documents.listing()}.json"
+    # Reading a large text only to learn that it is known takes long: identity, sizes and times of
+    # its files stand for it, unless one changed so lately that it could change again unseen.
+    listing: Path | None = None
+    if documents.total_size >= _REMEMBERED and started - documents.newest > _CHANGED_JUST_NOW:
+        listing = cache / "index" / f"{documents.listing(identity)}.json"
     key = _known_key(listing)
     if key is None or not (cache / key).exists():
         chosen = documents.scan(lambda share: tell("reading", share))
-        key = chosen.key(_tokenizer_identity(config))
-        with shards.building(cache / key) as folder:
-            if folder is not None:
-                _build(config, documents, chosen.documents, folder, tell)
-        if time.time() - documents.newest > 2:  # a file changed just now could change again unseen
-            write_json(listing, {"key": key})
-    return _open(cache / key, key)
+        key = chosen.key(identity)
+        if not (cache / key).exists():
+            room = 2 * sum(document.size + 1 for document in chosen.documents)
+            with shards.building(cache / key, room) as folder:
+                if folder is not None:
+                    _build(config, documents, chosen.documents, folder, tell)
+        if listing is not None:
+            with contextlib.suppress(StorageError):  # a cache that can only be read
+                write_json(listing, {"key": key})
+    return _open(cache / key, key, documents.name)
 
 
 def check_text(config: TextDataConfig, min_train_tokens: int, min_val_tokens: int) -> TextData:
@@ -162,24 +196,41 @@ def _build(
     tell: OnProgress,
 ) -> None:
     tokenizer = _tokenizer(config, documents, chosen, folder, tell)
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     writers = {split: shards.ShardWriter(folder, split, dtype) for split in ("train", "val")}
+    end = np.array([] if tokenizer.end is None else [tokenizer.end], np.int64)
+    last: dict[str, Document] = {}
     try:
         done, total = 0, max(1, sum(document.size for document in chosen))
         for batch in _batches(documents.read(chosen)):
             ids = tokenizer.encode([text for _, text in batch])
             for (document, text), tokens in zip(batch, ids, strict=True):
-                writers[document.split].append(tokens, len(text))
+                writer = writers[document.split]
+                if document.split in last and not _goes_on(last[document.split], document):
+                    writer.append(end, 0)
+                writer.append(tokens, len(text))
+                last[document.split] = document
                 done += len(text)
             tell("tokenising", done / total)
+        for split in last:
+            writers[split].append(end, 0)
+        files = [_TOKENIZER] if (folder / _TOKENIZER).exists() else []
         about = {
-            "description": f"{documents.name}, {len({d.file for d in chosen}):,} files, "
-            f"{total / 1e6:.1f} MB, {tokenizer.name}"
+            "vocab_size": tokenizer.vocab_size,
+            "end": tokenizer.end,
+            "tokenizer": tokenizer.name,
+            "n_files": len({document.file for document in chosen}),
+            "n_documents": len(chosen),
         }
-        shards.write_manifest(folder, list(writers.values()), tokenizer.vocab_size, about)
+        shards.write_manifest(folder, list(writers.values()), files, about)
     finally:
         for writer in writers.values():
             writer.close()
+
+
+def _goes_on(last: Document, document: Document) -> bool:
+    """Whether ``document`` is the next piece of the same long text: no end token between them."""
+    return last.is_piece and (document.file, document.index) == (last.file, last.index + 1)
 
 
 def _tokenizer(
@@ -193,13 +244,19 @@ def _tokenizer(
         return ByteTokenizer()
     size = bpe_vocabulary(config.tokenizer)
     if size is None:
-        return load_tokenizer(tokenizer_file(config.tokenizer), Path(config.tokenizer).name)
+        loaded = load_tokenizer(tokenizer_file(config.tokenizer), Path(config.tokenizer).name)
+        _keep(loaded, folder)
+        return loaded
     tell("training the tokenizer", 0.0)
     training = [document for document in chosen if document.split == "train"]
     trained = train_bpe((text for _, text in documents.read(training)), size, config.tokenizer)
-    trained.tokenizer.save(str(folder / _TOKENIZER))
+    _keep(trained, folder)
     tell("training the tokenizer", 1.0)
     return trained
+
+
+def _keep(tokenizer: FileTokenizer, folder: Path) -> None:
+    write_text(folder / _TOKENIZER, tokenizer.tokenizer.to_str())
 
 
 def _tokenizer_identity(config: TextDataConfig) -> str:
@@ -208,16 +265,21 @@ def _tokenizer_identity(config: TextDataConfig) -> str:
     return tokenizer_digest(tokenizer_file(config.tokenizer))
 
 
-def _open(folder: Path, key: str) -> TextData:
+def _open(folder: Path, key: str, name: str) -> TextData:
     splits, manifest = shards.open_shards(folder)
     held_out = manifest["splits"]["val"]
+    size = sum(part["text_bytes"] for part in manifest["splits"].values())
+    files = manifest["n_files"]
     text = TextData(
         vocab_size=manifest["vocab_size"],
         train=splits["train"],
         val=splits["val"],
         key=key,
-        description=manifest["description"],
+        description=f"{name}, {files:,} file{'s' if files > 1 else ''}, {_megabytes(size)}, "
+        f"{manifest['tokenizer']}",
         bytes_per_token=held_out["text_bytes"] / max(1, held_out["tokens"]),
+        end=manifest["end"],
+        tokenizer_path=folder / _TOKENIZER if _TOKENIZER in manifest["files"] else None,
     )
     for split, tokens in (("train", text.n_train_tokens), ("val", text.n_val_tokens)):
         if tokens == 0:
@@ -243,15 +305,30 @@ def _cache_folder(config: TextDataConfig) -> Path:
     return Path(given).expanduser() if given else Path.home() / ".cache" / "ssmlab"
 
 
-def _known_key(listing: Path) -> str | None:
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+
+def _known_key(listing: Path | None) -> str | None:
+    if listing is None:
+        return None
     try:
         return str(json.loads(listing.read_text(encoding="utf-8"))["key"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not known: read the text
 
 
-def _batches(items: Iterator[Any]) -> Iterator[list[Any]]:
-    while batch := list(itertools.islice(items, _AT_ONCE)):
+def _batches(
+    items: Iterator[tuple[Document, bytes]],
+) -> Iterator[list[tuple[Document, bytes]]]:
+    batch, size = [], 0
+    for item in items:
+        batch.append(item)
+        size += len(item[1])
+        if size >= _AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
 
 

@@ -1,5 +1,11 @@
-"""From text to token ids: bytes, a byte-level BPE trained here, or a tokenizer.json."""
+"""From text to token ids: bytes, a byte-level BPE trained here, or a tokenizer.json.
 
+After each document comes one end token: for bytes the value 255, which UTF-8 never uses, so that
+documents can be told apart without doubt; for a BPE trained here ``<|endoftext|>``; for a loaded
+tokenizer its own end-of-text token, if it has one. Text that spells out a special token stays text.
+"""
+
+import difflib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,27 +26,40 @@ class Tokenizer(Protocol):
 
     vocab_size: int
     name: str
+    end: int | None
 
     def encode(self, texts: Sequence[bytes]) -> list[NDArray[np.int64]]:
-        """The ids of each text, its end token (if there is one) included."""
+        """The ids of each text, without its end token."""
+        ...
+
+    def decode(self, ids: NDArray[Any]) -> str:
+        """The text of ids; end tokens are left out, a character cut in two becomes U+FFFD."""
         ...
 
 
 class ByteTokenizer:
-    """A token a byte; after each document byte 0, which no text has."""
+    """A token a byte; after each document byte 255, which no UTF-8 text has."""
 
     vocab_size = 256
     name = "bytes"
+    end: int | None = 255
 
     def encode(self, texts: Sequence[bytes]) -> list[NDArray[np.int64]]:
-        """UTF-8 bytes and a final 0."""
-        return [np.frombuffer(text + b"\0", dtype=np.uint8).astype(np.int64) for text in texts]
+        """UTF-8 bytes."""
+        return [np.frombuffer(text, dtype=np.uint8).astype(np.int64) for text in texts]
+
+    def decode(self, ids: NDArray[Any]) -> str:
+        """The text of the bytes."""
+        return ids[ids != self.end].astype(np.uint8).tobytes().decode("utf-8", "replace")
 
 
 class FileTokenizer:
-    """A tokenizer of the ``tokenizers`` library. Each document ends in its end-of-text token."""
+    """A tokenizer of the ``tokenizers`` library, with nothing added to or cut off the text."""
 
     def __init__(self, tokenizer: Any, name: str) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True  # one that the text spells out is text
         self.tokenizer = tokenizer
         self.name = name
         ids = tokenizer.get_vocab(with_added_tokens=True)
@@ -48,12 +67,15 @@ class FileTokenizer:
         self.end = next((ids[token] for token in _ENDS if token in ids), None)
 
     def encode(self, texts: Sequence[bytes]) -> list[NDArray[np.int64]]:
-        """Ids without the special tokens a template would add, then the end-of-text token."""
-        encodings = self.tokenizer.encode_batch(
+        """Ids without the special tokens that a template would add."""
+        encodings = self.tokenizer.encode_batch_fast(
             [text.decode("utf-8") for text in texts], add_special_tokens=False
         )
-        tail = [] if self.end is None else [self.end]
-        return [np.array(encoding.ids + tail, dtype=np.int64) for encoding in encodings]
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def decode(self, ids: NDArray[Any]) -> str:
+        """The text of ids, special tokens left out."""
+        return self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
 
 
 def tokenizer_file(given: str) -> Path:
@@ -66,8 +88,10 @@ def tokenizer_file(given: str) -> Path:
     file = path / _FILE if path.is_dir() else path
     if not file.is_file():
         what = f"the folder has no {_FILE}" if path.is_dir() else "there is no such file"
+        near = difflib.get_close_matches(given, ["bytes", "bpe:4096"], n=1, cutoff=0.5)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
         raise DataError(
-            f"data.tokenizer '{given}': {what}; give bytes, bpe:4096, or the path of a "
+            f"data.tokenizer '{given}': {what}{hint}; give bytes, bpe:4096, or the path of a "
             f"{_FILE} or of its folder"
         )
     return file
@@ -81,15 +105,35 @@ def load_tokenizer(file: Path, name: str) -> FileTokenizer:
     """
     import tokenizers
 
+    text = _read(file)
     try:
-        return FileTokenizer(tokenizers.Tokenizer.from_file(str(file)), name)
+        tokenizer = tokenizers.Tokenizer.from_str(text.decode("utf-8"))
     except Exception as error:  # the library raises bare Exceptions
-        raise DataError(f"{file} is not a tokenizer that can be read: {error}") from error
+        raise DataError(
+            f"{file} is not a tokenizer.json that can be read ({error}); give another"
+        ) from error
+    loaded = FileTokenizer(tokenizer, name)
+    if loaded.vocab_size < 1:
+        raise DataError(f"{file} has an empty vocabulary; give another tokenizer")
+    return loaded
 
 
 def tokenizer_digest(file: Path) -> str:
-    """What tells one tokenizer.json from another."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """What tells one tokenizer.json from another.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return hashlib.sha256(_read(file)).hexdigest()
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read the tokenizer {file}: {error.strerror or error}; make it readable"
+        ) from error
 
 
 def train_bpe(documents: Iterable[bytes], vocab_size: int, name: str) -> FileTokenizer:
