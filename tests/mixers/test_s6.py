@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 
-from ssmlab.mixers.s6 import S6
+from ssmlab.blocks.mamba import Mamba
+from ssmlab.blocks.mamba_config import MambaConfig
+from ssmlab.mixers.s6 import MATCHED_STD, S6, start_of_constants
 from ssmlab.mixers.s6_config import S6Config
 from ssmlab.ops import selective_scan
 
@@ -177,3 +179,24 @@ def test_theorem_1_one_state_is_a_gated_rnn():
         h = (1 - gate[:, t]) * h + gate[:, t] * x[:, t]
         expected.append(h)
     torch.testing.assert_close(y, torch.stack(expected, 1), rtol=1e-10, atol=1e-12)
+
+
+def test_matched_constants_start_as_large_as_selective_ones():
+    torch.manual_seed(0)
+    config = MambaConfig(ssm=S6Config(d_state=16))
+    block = Mamba(config, 256)
+    seen = []
+    block.ssm.x_proj.register_forward_hook(lambda module, args, out: seen.append(out))
+    block(torch.randn(8, 64, 256))
+    selective = seen[0][..., -32:].square().mean().sqrt().item()
+    assert selective == pytest.approx(MATCHED_STD, rel=0.15)
+    for constant in start_of_constants(S6Config(), 4096):
+        assert constant.std().item() == pytest.approx(MATCHED_STD, rel=0.02)
+
+
+@pytest.mark.parametrize("a_init", ["s4d-real", "s4d-lin"])
+def test_s4d_constants(a_init):
+    B, C = start_of_constants(S6Config(constant_init="s4d", a_init=a_init), 4096)
+    imaginary = 0.0 if a_init == "s4d-lin" else 1.0
+    assert torch.equal(B[0], torch.tensor([1.0, imaginary] * 8))
+    assert C.std().item() == pytest.approx(1, rel=0.02)

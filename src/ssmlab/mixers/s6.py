@@ -14,6 +14,8 @@ from ssmlab.mixers.linear import Linear, mark_no_weight_decay
 from ssmlab.mixers.s6_config import S6Config
 from ssmlab.ops import selective_scan, selective_scan_update
 
+MATCHED_STD = 0.14
+
 
 class S6(nn.Module):
     """y = SSM(A, B, C, Δ)(x) with Δ, B and C each made from x or learned and constant.
@@ -29,7 +31,7 @@ class S6(nn.Module):
         dt_rank: R; unused where Δ is not selective.
 
     Source: sections 3.2, 3.5.2 and 3.6 of arXiv 2312.00752; start values of Δ and A as in the
-    released code, of constant B (1) and C (N(0,1)) as S4D has them (arXiv 2206.11893, section 4).
+    released code.
     """
 
     def __init__(self, config: S6Config, channels: int, dt_rank: int) -> None:
@@ -46,11 +48,9 @@ class S6(nn.Module):
         decay, frequency = start_of_A(config, channels)
         self.A_log = mark_no_weight_decay(nn.Parameter(decay.log()))
         self.A_imag = None if frequency is None else mark_no_weight_decay(nn.Parameter(frequency))
-        self.B = None if config.selective_B else nn.Parameter(_constant_one(config, channels))
-        self.C = None if config.selective_C else nn.Parameter(torch.randn(channels, n))
-        for constant in (self.B, self.C):
-            if constant is not None:
-                mark_no_weight_decay(constant)
+        start_B, start_C = start_of_constants(config, channels)
+        self.B = None if config.selective_B else mark_no_weight_decay(nn.Parameter(start_B))
+        self.C = None if config.selective_C else mark_no_weight_decay(nn.Parameter(start_C))
         self.D = mark_no_weight_decay(nn.Parameter(torch.ones(channels)))
 
     def forward(
@@ -187,9 +187,16 @@ def start_of_A(config: S6Config, channels: int) -> tuple[Tensor, Tensor | None]:
     return half, index * math.pi if config.a_init == "s4d-lin" else index
 
 
-def _constant_one(config: S6Config, channels: int) -> Tensor:
-    """B = 1 (D, N); complex ones as (real, imaginary) pairs."""
-    ones = torch.ones(channels, config.d_state)
+def start_of_constants(config: S6Config, channels: int) -> tuple[Tensor, Tensor]:
+    """Start values of a constant B and a constant C, both (D, N); complex ones in pairs of reals.
+
+    The size of "matched" is that of x_proj's output at the start: the input of the block is
+    normalised, in_proj takes it to an rms of 0.58, the convolution and SiLU to 0.24, x_proj to 0.14.
+    """
+    B, C = torch.randn(channels, config.d_state), torch.randn(channels, config.d_state)
+    if config.constant_init == "matched":
+        return B * MATCHED_STD, C * MATCHED_STD
+    one = torch.ones(channels, config.d_state)
     if config.is_complex:
-        ones[:, 1::2] = 0
-    return ones
+        one[:, 1::2] = 0
+    return one, C

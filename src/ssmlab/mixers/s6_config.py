@@ -9,6 +9,7 @@ from ssmlab.mixers.checks import check_choice, check_positive_float, check_posit
 
 AInit = Literal["s4d-real", "s4d-lin", "s4d-lin-printed", "constant", "random"]
 DtInit = Literal["log-uniform", "uniform"]
+ConstantInit = Literal["matched", "s4d"]
 
 COMPLEX_INITS: tuple[str, ...] = ("s4d-lin", "s4d-lin-printed")
 
@@ -24,6 +25,10 @@ class S6Config:
             around the mixer. At most the number of channels. Without effect on a static Δ.
         selective_delta: Δ depends on the input; otherwise it is one learned number per channel.
         selective_B, selective_C: B (C) depends on the input; otherwise it is a learned (D, N).
+        constant_init: start of a constant B or C, which the paper leaves open. "matched" is
+            N(0, 0.14²), the size at which a selective one starts in a Mamba block, so that rows of an
+            ablation differ in selection and not in how loud the state is at first; "s4d" is B = 1 and
+            C from N(0, 1), as S4D has them (arXiv 2206.11893, section 4).
         a_init: start value of A_n, n = 0 ... N-1. "s4d-real" is -(n+1); "constant" is -1/2; "random"
             is -exp(N(0,1)); "s4d-lin" is -1/2 + iπn, as S4D defines it; "s4d-lin-printed" is
             -1/2 + in, as Table 8 of the paper prints it. The last two make A complex.
@@ -37,6 +42,7 @@ class S6Config:
     selective_delta: bool = True
     selective_B: bool = True
     selective_C: bool = True
+    constant_init: ConstantInit = "matched"
     a_init: AInit = "s4d-real"
     dt_min: float = 1e-3
     dt_max: float = 0.1
@@ -52,6 +58,7 @@ class S6Config:
                 )
             check_positive_int("S6Config", dt_rank=self.dt_rank)
         check_choice("S6Config", "a_init", self.a_init, typing.get_args(AInit))
+        check_choice("S6Config", "constant_init", self.constant_init, typing.get_args(ConstantInit))
         check_choice("S6Config", "dt_init", self.dt_init, typing.get_args(DtInit))
         check_positive_float(
             "S6Config", dt_min=self.dt_min, dt_max=self.dt_max, dt_init_floor=self.dt_init_floor

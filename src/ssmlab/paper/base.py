@@ -11,7 +11,8 @@ What the paper leaves open, and what we took:
 - seeds: several, with intervals (the paper prints one figure a row);
 - context length in section 4.6: 2048, as in the left half of Figure 4, whose 350M model reads 8.71;
 - which text the perplexity is of: documents held out of the given text;
-- start values of Δ: log-uniform, as in the released code (the text prints uniform).
+- start values of Δ: log-uniform, as in the released code (the text prints uniform);
+- start values of a constant B or C: as large as selective ones start (S6Config.constant_init).
 
 "auto" as Δ rank is width / 16, rounded up: 64 at the paper's width, and the same share at any other.
 """
@@ -46,10 +47,10 @@ QUICK: dict[str, Any] = {
     "data.tokenizer": "bytes",
     "training.batch_size": 16,
     "training.seq_len": 128,
-    "training.steps": 300,
-    "training.lr": 4e-3,
-    "training.eval_tokens": 65536,
-    "training.eval_every": 100,
+    "training.steps": 800,
+    "training.lr": 2e-2,
+    "training.eval_tokens": 262144,
+    "training.eval_every": 200,
     "training.log_every": 10,
 }
 
