@@ -96,15 +96,14 @@ class ShardWriter:
 
     def close(self) -> None:
         """Flush the shard at hand."""
-        if self.file is not None:
-            name = self.file.name
+        file, self.file = self.file, None
+        if file is not None:
             try:
-                self.file.flush()
-                os.fsync(self.file.fileno())  # before the manifest says that it is whole
-                self.file.close()
+                with file:
+                    file.flush()
+                    os.fsync(file.fileno())  # before the manifest says that it is whole
             except OSError as error:
-                raise storage_error(name, error) from error
-            self.file = None
+                raise storage_error(file.name, error) from error
 
     def _next(self) -> IO[bytes]:
         name = f"{self.split}-{len(self.shards):05d}.bin"

@@ -200,7 +200,9 @@ def _build(
     writers = {split: shards.ShardWriter(folder, split, dtype) for split in ("train", "val")}
     end = np.array([] if tokenizer.end is None else [tokenizer.end], np.int64)
     last: dict[str, Document] = {}
-    try:
+    with contextlib.ExitStack() as stack:
+        for writer in writers.values():
+            stack.callback(writer.close)
         done, total = 0, max(1, sum(document.size for document in chosen))
         for batch in _batches(documents.read(chosen)):
             ids = tokenizer.encode([text for _, text in batch])
@@ -223,9 +225,6 @@ def _build(
             "n_documents": len(chosen),
         }
         shards.write_manifest(folder, list(writers.values()), files, about)
-    finally:
-        for writer in writers.values():
-            writer.close()
 
 
 def _goes_on(last: Document, document: Document) -> bool:
