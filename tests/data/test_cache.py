@@ -108,7 +108,7 @@ def flip(path: Path) -> None:
 def test_damage_is_found(folder: Path, prepare: Prepare, tmp_path: Path) -> None:
     data = prepare(folder, tokenizer="bpe:300")
     tokens, kept = data.train[:].copy(), cache_of(tmp_path, data)
-    damages: list[tuple[str, Callable[[Path], None], str]] = [
+    damages: list[tuple[str, Callable[[Path], object], str]] = [
         ("train-00000.bin", flip, "its checksum is wrong"),
         ("val-00000.bin", flip, "its checksum is wrong"),
         ("train-00000.bin", lambda p: os.truncate(p, 10), "has 10 bytes, expected"),
@@ -117,8 +117,8 @@ def test_damage_is_found(folder: Path, prepare: Prepare, tmp_path: Path) -> None
         ("tokenizer.json", Path.unlink, "cannot be read"),
         ("manifest.json", Path.unlink, "cannot be read"),
         ("manifest.json", lambda p: os.truncate(p, 20), "cannot be read"),
-        ("manifest.json", lambda p: p.write_text("[]") and None, "cannot be read"),
-        ("manifest.json", lambda p: p.write_text('{"format": 0}') and None, "another version"),
+        ("manifest.json", lambda p: p.write_text("[]"), "cannot be read"),
+        ("manifest.json", lambda p: p.write_text('{"format": 0}'), "another version"),
     ]
     for name, damage, why in damages:
         copy = tmp_path / "whole"

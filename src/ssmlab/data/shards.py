@@ -166,13 +166,15 @@ def _open(folder: Path, shards: list[dict[str, Any]], dtype: np.dtype[Any]) -> I
         if size != expected:
             found = "is missing" if size is None else f"has {size} bytes"
             raise _corrupt(path, f"it {found}, expected {expected} bytes")
-        tokens = np.memmap(path, dtype=dtype, mode="r")
         checksum = 0
-        for start in range(0, len(tokens), _CHUNK):
-            checksum = zlib.crc32(tokens[start : start + _CHUNK].data, checksum)
+        with open(
+            path, "rb"
+        ) as file:  # read, not mapped: pages of a map would count as memory used
+            while chunk := file.read(_CHUNK):
+                checksum = zlib.crc32(chunk, checksum)
         if checksum != shard["crc32"]:
             raise _corrupt(path, "its checksum is wrong")
-        yield tokens
+        yield np.memmap(path, dtype=dtype, mode="r")
 
 
 def _corrupt(path: Path, why: str) -> DataError:
