@@ -124,7 +124,7 @@ def selective_scan(
     as in the code released with the paper.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens)
-    chosen = "reference" if A.is_complex() else choose_backend(backend, u.device)
+    chosen = choose_backend(backend, u.device)
     if chosen == "reference":
         y, last = scan_reference(
             u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens, delta_softplus
