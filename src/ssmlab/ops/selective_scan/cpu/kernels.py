@@ -19,12 +19,11 @@ from numba.extending import overload
 
 from ssmlab.ops.selective_scan.cpu import chunk, maths, recurrence_complex, recurrence_real, tile
 from ssmlab.ops.selective_scan.cpu.chunk import (
-    History,
+    BACKWARD_COLUMNS,
+    FORWARD_COLUMNS,
     Place,
-    Sums,
     load_chunk,
     load_gradient,
-    new_rows,
     new_tile,
     start_tile,
     store_chunk,
@@ -45,10 +44,10 @@ from ssmlab.ops.selective_scan.cpu.tile import (
     Gradients,
     Inputs,
     W,
-    add_columns,
     inline,
-    load_columns,
+    load_kept,
     load_state,
+    move,
     store,
     store_columns,
     store_state,
@@ -56,6 +55,7 @@ from ssmlab.ops.selective_scan.cpu.tile import (
 )
 from ssmlab.ops.selective_scan.operator import CHUNK
 
+_AHEAD = 16  # steps that the forward pass reads at once; divides CHUNK
 _HISTORY = 512  # rows of it at a time, so that a chunk's history stays in the second-level cache
 
 
@@ -84,41 +84,43 @@ _overload = functools.partial(
 
 
 @_overload(advance)
-def _advance(x, tile, rows, place, h):
+def _advance(x, tile, place, state):
     return _choose(x, recurrence_real.advance, recurrence_complex.advance)
 
 
 @_overload(again)
-def _again(x, tile, rows, place, history, sums, h, n0, states):
+def _again(x, tile, place, state, history, gC_t, n0, states):
     return _choose(x, recurrence_real.again, recurrence_complex.again)
 
 
 @_overload(back)
-def _back(x, tile, rows, place, history, sums, carry, gh, n0, states):
+def _back(x, tile, place, state, history, gB_t, n0, states):
     return _choose(x, recurrence_real.back, recurrence_complex.back)
 
 
 @inline
 def _forward(x: Inputs, y: Array, last: Array, task: Array) -> None:
-    R, group_B, group_C = last.shape[2], task[GROUP_B], task[GROUP_C]
-    tile, rows, h = new_tile(x, R), new_rows(x, CHUNK, False), np.zeros((R, W), x.u.dtype)
+    channels, group_B, group_C = x.constants.shape[2], task[GROUP_B], task[GROUP_C]
+    const_B, const_C = x.B_t.size == 0, x.C_t.size == 0
+    N, R = x.constants.shape[0], last.shape[2]
+    tile, state = new_tile(x, _AHEAD, FORWARD_COLUMNS), np.zeros((N, R // N * W), x.u.dtype)
     for d0 in range(task[FIRST_CHANNEL], task[END_CHANNEL], W):
         w = min(W, task[END_CHANNEL] - d0)
-        start_tile(x, tile, rows, d0, w)
-        zero(h)
+        start_tile(x, tile, d0, w)
+        zero(state)
         for s in range(task[FIRST_SEQUENCE], task[END_SEQUENCE]):
             b, first, steps, k = x.sequences[s]
-            load_state(x.h0, s, d0, h, w)
-            for done in range(0, steps, CHUNK):
+            load_state(x.h0, s, d0, state, 0, w)
+            for done in range(0, steps, _AHEAD):
                 if x.chunk > 0 and done > 0 and done % x.chunk == 0:
-                    store_columns(h, x.kept[k], d0, w)
+                    store_columns(state, 0, x.kept[k], d0, w)
                     k += 1
-                t, count = first + done, min(CHUNK, steps - done)
+                t, count = first + done, min(_AHEAD, steps - done)
                 row = b * x.length + t
-                load_chunk(x, tile, rows, b, t, count, d0, w)
-                advance(x, tile, rows, Place(row, count, group_B, group_C), h)
-                store_chunk(x, rows, y, row, count, d0, w)
-            store_state(h, last, s, d0, w)
+                load_chunk(x, tile, (b, t, d0), count, w, _AHEAD)
+                advance(x, tile, Place(row, count, group_B, group_C, const_B, const_C), state)
+                store_chunk(x, tile, y, row * channels + d0, count, w)
+            store_state(state, 0, last, s, d0, w)
 
 
 @inline
@@ -131,67 +133,55 @@ def _put(parts: Array, out: Array, row: int, count: int, adding: bool) -> None:
 
 @inline
 def _backward(x: Inputs, grad_last: Array, grads: Gradients, task: Array) -> None:
-    dtype, K, N, R = x.u.dtype, x.chunk, x.states, grads.h0.shape[2]
-    parts, lane, slab = R // N, task[LANE], task[SLAB]
-    group_B, group_C = task[GROUP_B], task[GROUP_C]
-    const_B, const_C = x.B.size > 0, x.C.size > 0
+    dtype, K, channels = x.u.dtype, x.chunk, x.constants.shape[2]
+    N, R, lane, slab = x.constants.shape[0], grads.h0.shape[2], task[LANE], task[SLAB]
+    const_B, const_C = x.B_t.size == 0, x.C_t.size == 0
+    parts = R // N
+    PW = parts * W
     block = min(N, max(1, _HISTORY // (K * parts)))
-    tile, rows = new_tile(x, R), new_rows(x, K, True)
-    h, carry, gh = np.zeros((R, W), dtype), np.zeros((R, W), dtype), np.zeros((parts, W), dtype)
-    history = History(
-        np.zeros((K, parts * block, W), dtype), np.zeros((K, parts * block, W), dtype)
-    )
-    gA, gB, gC = np.zeros((R, W), dtype), np.zeros((R, W), dtype), np.zeros((R, W), dtype)
-    # The sum over a long sequence is taken chunk by chunk, which keeps its rounding error small.
-    sums = Sums(
-        np.zeros((R, W), dtype),
-        np.zeros((R, W), dtype),
-        np.zeros((R, W), dtype),
-        np.zeros((K, R), dtype),
-        np.zeros((K, R), dtype),
-    )
+    tile = new_tile(x, K, BACKWARD_COLUMNS)
+    # Of each state: itself, the gradient of it after a step, those of its A, B and C. The sum over
+    # a long sequence is taken chunk by chunk, which keeps its rounding error small.
+    state, sums = np.zeros((N, 5 * PW), dtype), np.zeros((N, 5 * PW), dtype)
+    history = np.zeros((K, block, 2 * PW), dtype)  # the state before each step, and decay - 1
+    gB_t, gC_t = np.zeros((K, R), dtype), np.zeros((K, R), dtype)
     gD, gbias = np.zeros(W, dtype), np.zeros(W, dtype)
-
     for d0 in range(task[FIRST_CHANNEL], task[END_CHANNEL], W):
         w, adding = min(W, task[END_CHANNEL] - d0), d0 > task[FIRST_CHANNEL]
-        start_tile(x, tile, rows, d0, w)
-        for matrix in (h, carry, gA, gB, gC):
-            zero(matrix)
+        start_tile(x, tile, d0, w)
+        zero(state)
+        zero(sums)
         zero(gD)
         zero(gbias)
         for s in range(task[FIRST_SEQUENCE], task[END_SEQUENCE]):
             b, first, steps, k = x.sequences[s]
-            load_state(grad_last, s, d0, carry, w)
+            load_state(grad_last, s, d0, state, PW, w)
             for c in range((steps + K - 1) // K - 1, -1, -1):
                 t, count = first + c * K, min(K, steps - c * K)
                 row = b * x.length + t
-                place = Place(row, count, group_B, group_C)
-                load_chunk(x, tile, rows, b, t, count, d0, w)
-                load_gradient(x, rows, b, t, count, d0, w)
+                place = Place(row, count, task[GROUP_B], task[GROUP_C], const_B, const_C)
+                load_chunk(x, tile, (b, t, d0), count, w, -K)
+                load_gradient(x, tile, (b, t, d0), count, w, -K)
                 if c == 0:
-                    load_state(x.h0, s, d0, h, w)
+                    load_state(x.h0, s, d0, state, 0, w)
                 else:
-                    load_columns(x.kept[k + c - 1], d0, h, w)
+                    load_kept(x.kept[k + c - 1], d0, state, w)
                 for n0 in range(0, N, block):
                     states = min(block, N - n0)
-                    again(x, tile, rows, place, history, sums, h, n0, states)
-                    back(x, tile, rows, place, history, sums, carry, gh, n0, states)
-                store_gradient(x, tile, rows, grads, gD, gbias, row, count, d0, w)
-                add_columns(sums.A, gA)
-                if const_B:
-                    add_columns(sums.B, gB)
-                else:
-                    _put(sums.B_t, grads.B_t[slab], row, count, adding)
-                if const_C:
-                    add_columns(sums.C, gC)
-                else:
-                    _put(sums.C_t, grads.C_t[slab], row, count, adding)
-            store_state(carry, grads.h0, s, d0, w)
-        store_columns(gA, grads.A[lane], d0, w)
+                    again(x, tile, place, state, history, gC_t, n0, states)
+                    back(x, tile, place, state, history, gB_t, n0, states)
+                store_gradient(x, tile, grads, gD, gbias, row * channels + d0, count, w)
+                move(state, 2 * PW, 3 * PW, sums)
+                if not const_B:
+                    _put(gB_t, grads.B_t[slab], row, count, adding)
+                if not const_C:
+                    _put(gC_t, grads.C_t[slab], row, count, adding)
+            store_state(state, PW, grads.h0, s, d0, w)
+        store_columns(sums, 2 * PW, grads.A[lane], d0, w)
         if const_B:
-            store_columns(gB, grads.B[lane], d0, w)
+            store_columns(sums, 3 * PW, grads.B[lane], d0, w)
         if const_C:
-            store_columns(gC, grads.C[lane], d0, w)
+            store_columns(sums, 4 * PW, grads.C[lane], d0, w)
         store(gD, grads.D[lane], d0, w)
         store(gbias, grads.bias[lane], d0, w)
 

@@ -168,14 +168,13 @@ def _inputs(
     real = _NUMPY[dtype]
     flat, strides = zip(*(_flat(t, dtype) for t in (u, delta, z, grad_y)), strict=True)
     twice = 2 if A.is_complex() else 1
-    B_array, B_steps = _factor(B, A, dtype)
-    C_array, C_steps = _factor(C, A, dtype, twice)
+    B_columns, B_steps = _factor(B, A, dtype)
+    C_columns, C_steps = _factor(C, A, dtype, twice)
+    columns = (*_scaled(A), *B_columns, *C_columns)
     return Inputs(
         *flat,
         strides=np.array(strides, dtype=np.int64),
-        A=_scaled(A, real),
-        B=B_array,
-        C=C_array,
+        constants=np.stack(columns, axis=1, dtype=real, casting="same_kind"),
         B_t=B_steps,
         C_t=C_steps,
         D=_vector(D, dtype),
@@ -184,7 +183,6 @@ def _inputs(
         kept=kept.detach().numpy(),
         sequences=plan.sequences,
         length=u.shape[1],
-        states=A.shape[1],
         chunk=chunk,
         softplus=delta_softplus,
         log2e=real(_LOG2E),
@@ -207,15 +205,15 @@ def _vector(tensor: Tensor | None, dtype: torch.dtype) -> Array:
     return tensor.detach().to(dtype).contiguous().numpy()
 
 
-def _scaled(A: Tensor, real: type) -> Array:
-    """A as the kernels take it; scaled in float64, so that an exponent is rounded once."""
+def _scaled(A: Tensor) -> list[Array]:
+    """The columns of A, (N, D) each; scaled in float64, so that an exponent is rounded once."""
     A = A.detach().resolve_conj().resolve_neg().transpose(0, 1)
     if not A.is_complex():
-        return np.ascontiguousarray((A.double().numpy() * _LOG2E).astype(real))
+        return [A.double().numpy() * _LOG2E]
     exact = A.to(torch.complex128).numpy()
     turns = exact.imag / math.pi
-    rounded = turns.astype(real)
-    return np.concatenate((exact.real * _LOG2E, rounded, turns - rounded)).astype(real)
+    rounded = turns.astype(np.float32 if A.dtype != torch.complex128 else np.float64)
+    return [exact.real * _LOG2E, rounded, turns - rounded]
 
 
 def _as_rows(tensor: Tensor, A: Tensor, dtype: torch.dtype, dim: int = -1) -> Tensor:
@@ -233,15 +231,18 @@ def _state(tensor: Tensor | None, A: Tensor, dtype: torch.dtype) -> Array:
     return _as_rows(tensor, A, dtype).numpy()
 
 
-def _factor(X: Tensor, A: Tensor, dtype: torch.dtype, times: int = 1) -> tuple[Array, Array]:
-    """B or C as the constant (R, D) and the per-step (B * L, G, R) array; one of them absent."""
-    real = _NUMPY[dtype]
+def _factor(
+    X: Tensor, A: Tensor, dtype: torch.dtype, times: int = 1
+) -> tuple[list[Array], Array]:
+    """B or C times a number: its columns of the constants, (N, D) each, and the array per step."""
+    channels, n = A.shape
     if X.dim() == 2:
-        rows, steps = _as_rows(X.transpose(0, 1), A, dtype, 0), np.empty((0, 0, 0), real)
-        return (rows if times == 1 else rows * times).numpy(), steps
+        rows = _as_rows(X.transpose(0, 1), A, dtype, 0).mul(times).numpy()
+        return np.split(rows, rows.shape[0] // n), np.empty((0, 0, 0), rows.dtype)
     groups = 1 if X.dim() == 3 else X.shape[2]
     rows = _as_rows(X.reshape(X.shape[0] * X.shape[1], groups, X.shape[-1]), A, dtype)
-    return np.empty((0, 0), real), (rows if times == 1 else rows * times).numpy()
+    none = np.zeros((n, channels), _NUMPY[dtype])
+    return [none] * (_rows(A) // n), (rows if times == 1 else rows * times).numpy()
 
 
 def _join(rows: Tensor, like: Tensor, A: Tensor) -> Tensor:

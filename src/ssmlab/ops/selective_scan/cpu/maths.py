@@ -48,7 +48,7 @@ def product_error(typingctx, a, b, product):
     return a(a, a, a), codegen
 
 
-@overload(expm1_base2, jit_options={"fastmath": FLAGS})
+@overload(expm1_base2, jit_options={"fastmath": FLAGS, "forceinline": True})
 def _expm1_base2(x: Any) -> Any:
     if x.bitwidth == 32:
         low, high, one = _f4(-126.0), _f4(127.0), _f4(1.0)
@@ -101,7 +101,7 @@ def _expm1_base2(x: Any) -> Any:
     return double
 
 
-@overload(log1p_unit, jit_options={"fastmath": FLAGS})
+@overload(log1p_unit, jit_options={"fastmath": FLAGS, "forceinline": True})
 def _log1p_unit(x: Any) -> Any:
     # log(1 + x) = 2 artanh(s), s = x / (2 + x), an odd series in s; s^2 <= 1/9.
     if x.bitwidth == 32:
@@ -148,7 +148,7 @@ def _log1p_unit(x: Any) -> Any:
     return double
 
 
-@overload(turn, jit_options={"fastmath": FLAGS})
+@overload(turn, jit_options={"fastmath": FLAGS, "forceinline": True})
 def _turn(v: Any, tail: Any) -> Any:
     # v + tail = k + g, |g| <= 1/2: cos and sin of pi g by series, both times (-1)^k. The sign's bit is
     # k's lowest. cos - 1 is formed without cancellation where k is even.

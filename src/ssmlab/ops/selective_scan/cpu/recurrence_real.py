@@ -1,71 +1,68 @@
 """The recurrence of the states for real A, over the steps of a chunk: forwards, again, backwards.
 
-Plain functions, which ``kernels`` has compiled. Shapes: N state, K steps of a chunk, W channels of
-a tile. Where all channels share a step's B and C, these are single numbers in the innermost loops.
+Plain functions, which ``kernels`` has compiled. B and C are each the sum of a number that all channels
+share, at this step, and of the channels' own constants, ``own``; that is None if there are none.
+
+Shapes: N state, K steps of a chunk, W channels of a tile.
 """
 
 from typing import Any
 
-from ssmlab.ops.selective_scan.cpu.chunk import History, Place, Rows, Sums, Tile
+from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y
 from ssmlab.ops.selective_scan.cpu.maths import expm1_base2
-from ssmlab.ops.selective_scan.cpu.tile import Array, Inputs, W, at, dot, inline, spread
+from ssmlab.ops.selective_scan.cpu.tile import Array, Inputs, W, dot, expand, shared, with_own
+
+_A, _B, _C = 0, W, 2 * W  # columns of the constants
+_H, _CARRY, _GA, _GB, _GC = 0, W, 2 * W, 3 * W, 4 * W  # of a state
+_PAST, _FADE = 0, W  # of the history; going back, the state's gradient takes the place of the past
 
 
-@inline
-def _step(h: Array, A: Array, dl: Array, du: Array, B: Any, C: Any, y: Array) -> None:
+@expand
+def _step(state: Array, c: Array, own: Any, row: Array, B: Any, C: Any) -> None:
     for d in range(W):
-        kicked = h[d] + du[d] * at(B, d)
-        now = expm1_base2(dl[d] * A[d]) * h[d] + kicked
-        h[d] = now
-        y[d] += now * at(C, d)
+        h = state[_H + d]
+        kicked = h + row[DU + d] * with_own(B, own, _B + d)
+        now = expm1_base2(row[DL + d] * c[_A + d]) * h + kicked
+        state[_H + d] = now
+        row[Y + d] += now * with_own(C, own, _C + d)
 
 
-def advance(x: Inputs, tile: Tile, rows: Rows, place: Place, h: Array) -> None:
-    """Move h through the steps of a chunk, adding to y."""
-    row, count, group_B, group_C = place
-    A, B, C = tile.A, tile.B, tile.C
-    const_B, const_C = x.B.size > 0, x.C.size > 0
-    for i in range(count):
-        dl, du, y = rows.dl[i], rows.du[i], rows.y[i]
-        if const_B or const_C:
-            if not const_B:
-                spread(x.B_t[row + i, group_B], B)
-            if not const_C:
-                spread(x.C_t[row + i, group_C], C)
-            for n in range(h.shape[0]):
-                _step(h[n], A[n], dl, du, B[n], C[n], y)
-        else:
-            B_t, C_t = x.B_t[row + i, group_B], x.C_t[row + i, group_C]
-            for n in range(h.shape[0]):
-                _step(h[n], A[n], dl, du, B_t[n], C_t[n], y)
+def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
+    """Move the states through the steps of a chunk, adding to y."""
+    for i in range(place.count):
+        row, k = tile.rows[i], place.row + i
+        for n in range(state.shape[0]):
+            s, c = state[n], tile.constants[n]
+            B, C = shared(x.B_t, k, place.group_B, n), shared(x.C_t, k, place.group_C, n)
+            if place.const_B or place.const_C:
+                _step(s, c, c, row, B, C)
+            else:
+                _step(s, c, None, row, B, C)
 
 
-@inline
-def _step_again(
-    h: Array, A: Array, dl: Array, du: Array, B: Any, past: Array, fade: Array
-) -> None:
+@expand
+def _step_again(state: Array, c: Array, own: Any, row: Array, history: Array, B: Any) -> None:
     for d in range(W):
-        kicked = h[d] + du[d] * at(B, d)
-        past[d] = h[d]
-        e = expm1_base2(dl[d] * A[d])
-        fade[d] = e
-        h[d] = e * h[d] + kicked
+        h = state[_H + d]
+        kicked = h + row[DU + d] * with_own(B, own, _B + d)
+        e = expm1_base2(row[DL + d] * c[_A + d])
+        history[_PAST + d], history[_FADE + d] = h, e
+        state[_H + d] = e * h + kicked
 
 
-@inline
-def _add_product(a: Array, b: Any, total: Array) -> None:
+@expand
+def _add_to_y(state: Array, own: Any, row: Array, C: Any) -> None:
     for d in range(W):
-        total[d] += a[d] * at(b, d)
+        row[Y + d] += state[_H + d] * with_own(C, own, _C + d)
 
 
 def again(
     x: Inputs,
     tile: Tile,
-    rows: Rows,
     place: Place,
-    history: History,
-    sums: Sums,
-    h: Array,
+    state: Array,
+    history: Array,
+    gC_t: Array,
     n0: int,
     states: int,
 ) -> None:
@@ -73,87 +70,63 @@ def again(
 
     Also adds to y if that is gated, and to the gradient of C.
     """
-    row, count, group_B, group_C = place
-    past, fade, gC, gC_t = history.past, history.fade, sums.C, sums.C_t
-    const_B, const_C, gated = x.B.size > 0, x.C.size > 0, x.z.size > 0
-    for i in range(count):
-        dl, du, y, gy = rows.dl[i], rows.du[i], rows.y[i], rows.gy[i]
+    gated = x.z.size > 0
+    for i in range(place.count):
+        row, k = tile.rows[i], place.row + i
         for j in range(states):
             n = n0 + j
-            if const_B:
-                _step_again(h[n], tile.A[n], dl, du, tile.B[n], past[i, j], fade[i, j])
+            s, c = state[n], tile.constants[n]
+            B, C = shared(x.B_t, k, place.group_B, n), shared(x.C_t, k, place.group_C, n)
+            if place.const_B:
+                _step_again(s, c, c, row, history[i, j], B)
             else:
-                B = x.B_t[row + i, group_B, n]
-                _step_again(h[n], tile.A[n], dl, du, B, past[i, j], fade[i, j])
-            if const_C:
-                _add_product(gy, h[n], gC[n])
-                if gated:
-                    _add_product(h[n], tile.C[n], y)
+                _step_again(s, c, None, row, history[i, j], B)
+            if place.const_C:
+                for d in range(W):
+                    s[_GC + d] += row[GY + d] * s[_H + d]
             else:
-                gC_t[i, n] = dot(gy, h[n])
-                if gated:
-                    _add_product(h[n], x.C_t[row + i, group_C, n], y)
+                gC_t[i, n] = dot(row, GY, s, _H)
+            if gated:
+                _add_to_y(s, c, row, C)
 
 
-@inline
-def _step_back(
-    carry: Array,
-    A: Array,
-    dl: Array,
-    B: Any,
-    C: Any,
-    past: Array,
-    fade: Array,
-    gy: Array,
-    gdu: Array,
-    gdl: Array,
-    gA: Array,
-    gh: Array,
-) -> None:
+@expand
+def _step_back(state: Array, c: Array, own: Any, row: Array, history: Array, B: Any, C: Any) -> None:
     for d in range(W):
-        g = carry[d] + gy[d] * at(C, d)
-        gh[d] = g
-        gdu[d] += g * at(B, d)
+        past, e = history[_PAST + d], history[_FADE + d]
+        g = state[_CARRY + d] + row[GY + d] * with_own(C, own, _C + d)
+        history[_PAST + d] = g
+        row[GDU + d] += g * with_own(B, own, _B + d)
         # The exponent's gradient: g times the faded state.
-        gx = g * (fade[d] * past[d] + past[d])
-        gdl[d] += gx * A[d]
-        gA[d] += gx * dl[d]
-        carry[d] = fade[d] * g + g
+        gx = g * (e * past + past)
+        row[GDL + d] += gx * c[_A + d]
+        state[_GA + d] += gx * row[DL + d]
+        state[_CARRY + d] = e * g + g
 
 
 def back(
     x: Inputs,
     tile: Tile,
-    rows: Rows,
     place: Place,
-    history: History,
-    sums: Sums,
-    carry: Array,
-    gh: Array,
+    state: Array,
+    history: Array,
+    gB_t: Array,
     n0: int,
     states: int,
 ) -> None:
-    """Go back through a chunk: ``carry`` is the gradient of the states after a step."""
-    row, count, group_B, group_C = place
-    past, fade, gA, gB, gB_t = history.past, history.fade, sums.A, sums.B, sums.B_t
-    A, B, C = tile.A, tile.B, tile.C
-    const_B, const_C, g = x.B.size > 0, x.C.size > 0, gh[0]
-    for i in range(count - 1, -1, -1):
-        dl, du, gy, gdu, gdl = rows.dl[i], rows.du[i], rows.gy[i], rows.gdu[i], rows.gdl[i]
-        shared = not (const_B or const_C)
-        if not shared and not const_B:
-            spread(x.B_t[row + i, group_B], B)
-        if not shared and not const_C:
-            spread(x.C_t[row + i, group_C], C)
+    """Go back through a chunk, with the gradient of the states after a step."""
+    for i in range(place.count - 1, -1, -1):
+        row, k = tile.rows[i], place.row + i
         for j in range(states):
             n = n0 + j
-            e, p = fade[i, j], past[i, j]
-            if shared:
-                B_n, C_n = x.B_t[row + i, group_B, n], x.C_t[row + i, group_C, n]
-                _step_back(carry[n], A[n], dl, B_n, C_n, p, e, gy, gdu, gdl, gA[n], g)
+            s, c, past = state[n], tile.constants[n], history[i, j]
+            B, C = shared(x.B_t, k, place.group_B, n), shared(x.C_t, k, place.group_C, n)
+            if place.const_B or place.const_C:
+                _step_back(s, c, c, row, past, B, C)
             else:
-                _step_back(carry[n], A[n], dl, B[n], C[n], p, e, gy, gdu, gdl, gA[n], g)
-            if const_B:
-                _add_product(g, du, gB[n])
+                _step_back(s, c, None, row, past, B, C)
+            if place.const_B:
+                for d in range(W):
+                    s[_GB + d] += past[_PAST + d] * row[DU + d]
             else:
-                gB_t[i, n] = dot(g, du)
+                gB_t[i, n] = dot(past, _PAST, row, DU)

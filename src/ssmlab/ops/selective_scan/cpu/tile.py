@@ -1,18 +1,21 @@
 """The kernels' arguments, and the work on rows of a tile.
 
-A tile is W neighbouring channels of one sequence; its rows live in arrays of exactly W elements
-(zero where the tile reaches beyond the channels), so that the compiler knows every loop's length.
+A tile is W neighbouring channels of one sequence. What is known of its channels lies in rows of
+exactly W elements (zero where the tile reaches beyond the channels), so that the compiler knows
+every loop's length.
 
-A state is a matrix of rows: N of them, one per state of a channel, or, with complex A, 2N: the real
-parts, then the imaginary parts. Nearly all the code handles rows and need not know which.
+Rows that one loop uses are columns of one matrix where that is possible: the compiler then sees
+that they do not overlap. It gives up on a loop that would need more than eight checks of that.
 """
 
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
 from numba import njit, types
-from numba.extending import overload
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 
 from ssmlab.ops.selective_scan.cpu.maths import FLAGS, expm1_base2, log1p_unit
 
@@ -23,13 +26,23 @@ W = 64
 OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 # Not cached on its own: the compiler would not see that a function it calls has changed.
 inline = njit(fastmath=FLAGS, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
+# For what a loop calls: the loop becomes vector instructions only if nothing in it is a call.
+expand = njit(
+    fastmath=FLAGS, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS
+)
+
+
+# What a channel's state has: the columns of a tile's constants, in units of W.
+REAL = ("A", "B", "C")
+COMPLEX = ("A", "A_turn", "A_rest", "B", "B_i", "C", "C_i")
 
 
 class Inputs(NamedTuple):
     """A scan's arguments as the kernels take them. An absent one has size 0.
 
     u, delta, z and grad_y are flat views of their storage, of which ``strides`` gives, in that
-    order, the steps over batch, length and channel. R is the number of rows of a state.
+    order, the steps over batch, length and channel. R is N, or 2N with complex A: the real parts,
+    then the imaginary parts. With complex A, C is twice what the caller passed.
     """
 
     u: Array
@@ -37,18 +50,16 @@ class Inputs(NamedTuple):
     z: Array
     grad_y: Array
     strides: Array  # (4, 3) int64
-    A: Array  # (N, D): A log2(e). Complex: (3N, D): Re A log2(e), Im A / pi, what it was rounded by
-    B: Array  # (R, D) constant
-    C: Array  # (R, D) constant; complex: twice C
-    B_t: Array  # (batch * L, G, R) per step
-    C_t: Array  # (batch * L, G, R) per step; complex: twice C
+    constants: Array  # (N, columns, D), the columns REAL or COMPLEX: A log2(e), B, C; or
+    # Re A log2(e), Im A / pi, what that was rounded by, Re and Im B, Re and Im C
+    B_t: Array  # (batch * L, G, R) if B changes from step to step
+    C_t: Array  # (batch * L, G, R) if C does
     D: Array  # (D,)
     bias: Array  # (D,)
     h0: Array  # (S, D, R)
     kept: Array  # (states kept, R, D), written forward, read backward
     sequences: Array  # (S, 4) int64: batch index, first and number of steps, first state kept
     length: int  # L of a batch entry
-    states: int  # N
     chunk: int  # steps between states kept, a multiple of CHUNK; 0 keeps none
     softplus: bool
     log2e: Any  # log2(e), in the dtype to compute in
@@ -63,7 +74,7 @@ class Gradients(NamedTuple):
     z: Array  # (B * L * D,)
     A: Array  # (lanes, R, D), of A itself
     B: Array  # (lanes, R, D)
-    C: Array  # (lanes, R, D), of what Inputs.C holds
+    C: Array  # (lanes, R, D), like all of C here with complex A: of twice C
     B_t: Array  # (slabs, B * L, R)
     C_t: Array  # (slabs, B * L, R)
     D: Array  # (lanes, D)
@@ -76,16 +87,43 @@ LANE, FIRST_SEQUENCE, END_SEQUENCE, GROUP_B, GROUP_C, SLAB, FIRST_CHANNEL, END_C
 TASK_FIELDS = 8
 
 
-def at(value: Any, d: Any) -> Any:
-    """``value[d]``, or ``value`` itself where all channels share it."""
+def with_own(value: Any, own: Any, i: Any) -> Any:
+    """``value``, which all channels share, plus a channel's own own[i], unless ``own`` is None."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(at)
-def _at(value, d):
-    if isinstance(value, types.Array):
-        return lambda value, d: value[d]
-    return lambda value, d: value
+@overload(with_own)
+def _with_own(value, own, i):
+    if isinstance(own, types.NoneType):
+        return lambda value, own, i: value
+    return lambda value, own, i: value + own[i]
+
+
+@intrinsic
+def prefetch(typingctx, array, index):
+    """Ask for array[index] to be brought near; an index outside of the array does no harm."""
+
+    def codegen(context, builder, signature, args):
+        kind = signature.args[0]
+        data = context.make_array(kind)(context, builder, args[0]).data
+        address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+        word = ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [address.type, word, word, word]),
+            "llvm.prefetch.p0",
+        )
+        # To read, to the second-level cache, data.
+        builder.call(function, [address, word(0), word(2), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@expand
+def shared(factor: Array, row: int, group: int, n: int) -> Any:
+    """What the channels of a group have in common of B or C; nothing where that is constant."""
+    return factor[row, group, n] if factor.size > 0 else factor.dtype.type(0)
 
 
 @inline
@@ -109,12 +147,11 @@ def store(row: Array, out: Array, start: int, w: int) -> None:
 
 
 @inline
-def load_columns(source: Array, d0: int, out: Array, w: int) -> None:
-    """out[:, :w] = source[:, d0 : d0 + w], or nothing if ``source`` is absent."""
+def load_constants(source: Array, d0: int, out: Array, w: int) -> None:
+    """out[n, c * W :][:w] = source[n, c, d0 : d0 + w]."""
     for n in range(source.shape[0]):
-        row = source[n, d0 : d0 + w]
-        for d in range(w):
-            out[n, d] = row[d]
+        for c in range(source.shape[1]):
+            load(source[n, c], d0, 1, out[n, c * W : c * W + W], w)
 
 
 @inline
@@ -125,19 +162,44 @@ def load_vector(source: Array, d0: int, out: Array, w: int) -> None:
 
 
 @inline
-def load_state(source: Array, s: int, d0: int, out: Array, w: int) -> None:
-    """out[:, :w] = the state of sequence s, zeros if ``source`` is absent."""
-    for n in range(out.shape[0]):
-        for d in range(w):
-            out[n, d] = source[s, d0 + d, n] if source.shape[0] > 0 else out.dtype.type(0)
+def load_state(source: Array, s: int, d0: int, out: Array, column: int, w: int) -> None:
+    """The columns from ``column`` on = the state of sequence s, zeros if ``source`` is absent."""
+    N, parts = out.shape[0], source.shape[2] // out.shape[0]
+    for n in range(N):
+        for p in range(parts):
+            row = out[n, column + p * W : column + p * W + W]
+            for d in range(w):
+                row[d] = source[s, d0 + d, p * N + n] if source.shape[0] > 0 else row.dtype.type(0)
 
 
 @inline
-def store_state(state: Array, out: Array, s: int, d0: int, w: int) -> None:
-    """out[s, d0 : d0 + w] = state[:, :w] transposed."""
-    for d in range(w):
-        for n in range(state.shape[0]):
-            out[s, d0 + d, n] = state[n, d]
+def store_state(state: Array, column: int, out: Array, s: int, d0: int, w: int) -> None:
+    """out[s, d0 : d0 + w] = the columns from ``column`` on, transposed."""
+    N = state.shape[0]
+    for n in range(N):
+        for p in range(out.shape[2] // N):
+            row = state[n, column + p * W : column + p * W + W]
+            for d in range(w):
+                out[s, d0 + d, p * N + n] = row[d]
+
+
+@inline
+def load_kept(source: Array, d0: int, out: Array, w: int) -> None:
+    """The first columns = source[:, d0 : d0 + w], a state that was kept."""
+    N = out.shape[0]
+    for n in range(N):
+        for p in range(source.shape[0] // N):
+            load(source[p * N + n], d0, 1, out[n, p * W : p * W + W], w)
+
+
+@inline
+def store_columns(values: Array, column: int, out: Array, d0: int, w: int) -> None:
+    """out[:, d0 : d0 + w] = the columns from ``column`` on."""
+    N = values.shape[0]
+    for n in range(N):
+        for p in range(out.shape[0] // N):
+            at = column + p * W
+            store(values[n, at : at + W], out[p * N + n], d0, w)
 
 
 @inline
@@ -182,12 +244,18 @@ def step_size_backward(grad: Array, step: Array, softplus: bool, log2e: Any) -> 
             grad[d] *= -expm1_base2(-step[d] * log2e)
 
 
-@njit(fastmath=FLAGS | {"reassoc"}, **OPTIONS)
-def dot(a: Array, b: Array) -> Any:
-    """The sum of a * b over a tile. Only here may the compiler choose the order of a sum."""
+@njit(
+    fastmath=FLAGS | {"reassoc"},
+    forceinline=True,
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+    **OPTIONS,
+)
+def dot(a: Array, i: int, b: Array, j: int) -> Any:
+    """The sum of a[i :] * b[j :] over a tile. Only here may the compiler choose a sum's order."""
     total = a.dtype.type(0)
     for d in range(W):
-        total += a[d] * b[d]
+        total += a[i + d] * b[j + d]
     return total
 
 
@@ -200,24 +268,10 @@ def zero(array: Array) -> None:
 
 
 @inline
-def add_columns(values: Array, total: Array) -> None:
-    """total += values, and clear values."""
+def move(values: Array, column: int, width: int, total: Array) -> None:
+    """Add ``width`` columns from ``column`` on to the same ones of ``total``, and clear them."""
     for n in range(values.shape[0]):
-        for d in range(W):
-            total[n, d] += values[n, d]
-            values[n, d] = values.dtype.type(0)
-
-
-@inline
-def store_columns(values: Array, out: Array, d0: int, w: int) -> None:
-    """out[:, d0 : d0 + w] = values[:, :w]."""
-    for n in range(values.shape[0]):
-        store(values[n], out[n], d0, w)
-
-
-@inline
-def spread(source: Array, out: Array) -> None:
-    """out[n, :] = source[n]."""
-    for n in range(source.shape[0]):
-        for d in range(W):
-            out[n, d] = source[n]
+        row, out = values[n, column : column + width], total[n, column : column + width]
+        for d in range(width):
+            out[d] += row[d]
+            row[d] = values.dtype.type(0)
