@@ -56,7 +56,7 @@ class Place(NamedTuple):
     """Where a chunk is."""
 
     row: int  # of its first step in (batch * L, ...)
-    count: int  # steps, K at most
+    steps: int  # K at most
     group_B: int
     group_C: int
     const_B: bool

@@ -78,9 +78,9 @@ def _choose(x: Any, real: Callable[..., None], complex_: Callable[..., None]) ->
     return complex_ if isinstance(x.types[x.fields.index("zero")], types.Complex) else real
 
 
-_overload = functools.partial(
-    overload, jit_options={"fastmath": FLAGS, **OPTIONS}, strict=False
-)  # not strict: the recurrences' arguments are annotated
+_JIT: Any = {"fastmath": FLAGS, **OPTIONS}
+# Not strict, because the recurrences' arguments are annotated and those below are not.
+_overload = functools.partial(overload, jit_options=_JIT, strict=False)
 
 
 @_overload(advance)

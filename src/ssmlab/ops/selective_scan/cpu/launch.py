@@ -5,6 +5,7 @@ Shapes: B batch, L length, D channels, N state, G groups, S sequences.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,8 +113,8 @@ def backward(
         return _join(torch.from_numpy(total), tensor, A)
 
     def of_steps(slabs: Array, groups: tuple[int, ...], tensor: Tensor, times: int = 1) -> Tensor:
-        total = sum_slabs(slabs, groups) * real(times)
-        return _join(torch.from_numpy(total), tensor, A).view(tensor.shape)
+        total = _join(torch.from_numpy(sum_slabs(slabs, groups)), tensor, A).view(tensor.shape)
+        return total if times == 1 else total * times
 
     twice = 2 if A.is_complex() else 1
     return (
@@ -210,7 +211,7 @@ def _scaled(A: Tensor) -> list[Array]:
     A = A.detach().resolve_conj().resolve_neg().transpose(0, 1)
     if not A.is_complex():
         return [A.double().numpy() * _LOG2E]
-    exact = A.to(torch.complex128).numpy()
+    exact: Any = A.to(torch.complex128).numpy()
     turns = exact.imag / math.pi
     rounded = turns.astype(np.float32 if A.dtype != torch.complex128 else np.float64)
     return [exact.real * _LOG2E, rounded, turns - rounded]
@@ -231,9 +232,7 @@ def _state(tensor: Tensor | None, A: Tensor, dtype: torch.dtype) -> Array:
     return _as_rows(tensor, A, dtype).numpy()
 
 
-def _factor(
-    X: Tensor, A: Tensor, dtype: torch.dtype, times: int = 1
-) -> tuple[list[Array], Array]:
+def _factor(X: Tensor, A: Tensor, dtype: torch.dtype, times: int = 1) -> tuple[list[Array], Array]:
     """B or C times a number: its columns of the constants, (N, D) each, and the array per step."""
     channels, n = A.shape
     if X.dim() == 2:

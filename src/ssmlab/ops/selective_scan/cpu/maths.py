@@ -14,7 +14,7 @@ import numpy as np
 from numba.extending import intrinsic, overload
 
 # No "nnan", "ninf": NaN and infinity must come through. No "reassoc": the reductions rely on order.
-FLAGS = {"contract", "nsz"}
+FLAGS: Any = {"contract", "nsz"}
 
 _f4 = np.float32
 _LN2 = [math.log(2) ** (k + 1) / math.factorial(k + 1) for k in range(14)]
@@ -38,7 +38,7 @@ def turn(v: Any, tail: Any) -> Any:
 
 
 @intrinsic
-def product_error(typingctx, a, b, product):
+def _product_error(typingctx, a, b, product):
     """a * b - product, rounded once: the rounding error of the product."""
 
     def codegen(context, builder, signature, args):
@@ -46,6 +46,9 @@ def product_error(typingctx, a, b, product):
         return builder.fma(a, b, builder.fneg(product))
 
     return a(a, a, a), codegen
+
+
+product_error: Any = _product_error  # called with a, b and their product
 
 
 @overload(expm1_base2, jit_options={"fastmath": FLAGS, "forceinline": True})
@@ -150,8 +153,8 @@ def _log1p_unit(x: Any) -> Any:
 
 @overload(turn, jit_options={"fastmath": FLAGS, "forceinline": True})
 def _turn(v: Any, tail: Any) -> Any:
-    # v + tail = k + g, |g| <= 1/2: cos and sin of pi g by series, both times (-1)^k. The sign's bit is
-    # k's lowest. cos - 1 is formed without cancellation where k is even.
+    # v + tail = k + g, |g| <= 1/2: cos and sin of pi g by series, both times (-1)^k. The sign's bit
+    # is k's lowest. cos - 1 is formed without cancellation where k is even.
     if v.bitwidth == 32:
         one, two, mask = _f4(1.0), _f4(2.0), np.int32(1)
         s0, s1, s2 = _f4(3.141592653523341), _f4(-5.167712762115826), _f4(2.55016324031927)

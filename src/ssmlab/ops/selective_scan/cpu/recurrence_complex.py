@@ -54,7 +54,7 @@ def _shared(factor: Array, row: int, group: int, n: int, N: int) -> Any:
 def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
     """Move the states through the steps of a chunk, adding to y."""
     N = state.shape[0]
-    for i in range(place.count):
+    for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
         for n in range(N):
             s, c = state[n], tile.constants[n]
@@ -67,7 +67,9 @@ def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
 
 
 @expand
-def _step_again(state: Array, c: Array, own: Any, row: Array, history: Array, B: Any, B_i: Any) -> None:
+def _step_again(
+    state: Array, c: Array, own: Any, row: Array, history: Array, B: Any, B_i: Any
+) -> None:
     for d in range(W):
         h, h_i, du = state[_H + d], state[_H_I + d], row[DU + d]
         e, e_i = _decay(row[DL + d], c[_A + d], c[_A_TURN + d], c[_A_REST + d])
@@ -99,7 +101,7 @@ def again(
     Also adds to y if that is gated, and to the gradient of C.
     """
     gated, N = x.z.size > 0, state.shape[0]
-    for i in range(place.count):
+    for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
         for j in range(states):
             n = n0 + j
@@ -163,7 +165,7 @@ def back(
 ) -> None:
     """Go back through a chunk, with the gradient of the states after a step."""
     N = state.shape[0]
-    for i in range(place.count - 1, -1, -1):
+    for i in range(place.steps - 1, -1, -1):
         row, k = tile.rows[i], place.row + i
         for j in range(states):
             n = n0 + j

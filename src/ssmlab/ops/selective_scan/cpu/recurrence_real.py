@@ -1,7 +1,7 @@
 """The recurrence of the states for real A, over the steps of a chunk: forwards, again, backwards.
 
-Plain functions, which ``kernels`` has compiled. B and C are each the sum of a number that all channels
-share, at this step, and of the channels' own constants, ``own``; that is None if there are none.
+Plain functions, which ``kernels`` has compiled. B and C are each the sum of a number that all
+channels share, at this step, and of the channels' own constants, ``own``: None if there are none.
 
 Shapes: N state, K steps of a chunk, W channels of a tile.
 """
@@ -29,7 +29,7 @@ def _step(state: Array, c: Array, own: Any, row: Array, B: Any, C: Any) -> None:
 
 def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
     """Move the states through the steps of a chunk, adding to y."""
-    for i in range(place.count):
+    for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
         for n in range(state.shape[0]):
             s, c = state[n], tile.constants[n]
@@ -71,7 +71,7 @@ def again(
     Also adds to y if that is gated, and to the gradient of C.
     """
     gated = x.z.size > 0
-    for i in range(place.count):
+    for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
         for j in range(states):
             n = n0 + j
@@ -91,7 +91,9 @@ def again(
 
 
 @expand
-def _step_back(state: Array, c: Array, own: Any, row: Array, history: Array, B: Any, C: Any) -> None:
+def _step_back(
+    state: Array, c: Array, own: Any, row: Array, history: Array, B: Any, C: Any
+) -> None:
     for d in range(W):
         past, e = history[_PAST + d], history[_FADE + d]
         g = state[_CARRY + d] + row[GY + d] * with_own(C, own, _C + d)
@@ -115,7 +117,7 @@ def back(
     states: int,
 ) -> None:
     """Go back through a chunk, with the gradient of the states after a step."""
-    for i in range(place.count - 1, -1, -1):
+    for i in range(place.steps - 1, -1, -1):
         row, k = tile.rows[i], place.row + i
         for j in range(states):
             n = n0 + j

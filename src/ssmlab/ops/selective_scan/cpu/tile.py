@@ -10,7 +10,6 @@ that they do not overlap. It gives up on a loop that would need more than eight 
 
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
@@ -23,13 +22,12 @@ Array: TypeAlias = npt.NDArray[Any]
 
 W = 64
 
-OPTIONS: dict[str, Any] = {"error_model": "numpy"}
+OPTIONS: Any = {"error_model": "numpy"}
+_HELPER: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
 # Not cached on its own: the compiler would not see that a function it calls has changed.
-inline = njit(fastmath=FLAGS, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
+inline = njit(fastmath=FLAGS, **_HELPER)
 # For what a loop calls: the loop becomes vector instructions only if nothing in it is a call.
-expand = njit(
-    fastmath=FLAGS, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS
-)
+expand = njit(fastmath=FLAGS, forceinline=True, **_HELPER)
 
 
 # What a channel's state has: the columns of a tile's constants, in units of W.
@@ -100,7 +98,7 @@ def _with_own(value, own, i):
 
 
 @intrinsic
-def prefetch(typingctx, array, index):
+def _prefetch(typingctx, array, index):
     """Ask for array[index] to be brought near; an index outside of the array does no harm."""
 
     def codegen(context, builder, signature, args):
@@ -118,6 +116,9 @@ def prefetch(typingctx, array, index):
         return context.get_dummy_value()
 
     return types.void(array, types.intp), codegen
+
+
+prefetch: Any = _prefetch  # called with the array and the index
 
 
 @expand
@@ -244,13 +245,7 @@ def step_size_backward(grad: Array, step: Array, softplus: bool, log2e: Any) -> 
             grad[d] *= -expm1_base2(-step[d] * log2e)
 
 
-@njit(
-    fastmath=FLAGS | {"reassoc"},
-    forceinline=True,
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-    **OPTIONS,
-)
+@njit(fastmath=FLAGS | {"reassoc"}, forceinline=True, **_HELPER)
 def dot(a: Array, i: int, b: Array, j: int) -> Any:
     """The sum of a[i :] * b[j :] over a tile. Only here may the compiler choose a sum's order."""
     total = a.dtype.type(0)
