@@ -59,7 +59,7 @@ def test_marked_parameters_do_not_decay_and_tied_ones_count_once():
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5))
     model[1].weight = model[0].weight
     model[1].bias._no_weight_decay = True
-    decayed, plain = parameter_groups(model, 0.1)
+    decayed, plain = parameter_groups(model, TrainingConfig(weight_decay=0.1))
     assert decayed == {"params": [model[0].weight], "weight_decay": 0.1}
     assert plain == {"params": [model[1].bias], "weight_decay": 0.0}
 
