@@ -4,6 +4,7 @@ Shapes: L length, D channels, S packed sequences.
 """
 
 import contextlib
+import itertools
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def run_packed(
     check_cu_seqlens(name, cu_seqlens, first.shape[0])
     bounds = sequence_bounds(name, cu_seqlens, first.shape[1])
     outputs, states = [], []
-    for index, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for index, (start, end) in enumerate(itertools.pairwise(bounds)):
         parts = [None if t is None else t[:, start:end] for t in tensors]
         row = None if state is None else pytree.tree_map(lambda t, i=index: t[i : i + 1], state)
         if start == end:

@@ -46,8 +46,8 @@ class S4Config:
         check_lti("S4Config", self.dt_min, self.dt_max, self.skip_init, self.lr, self.mode)
         if self.d_state % 2:
             raise ConfigError(
-                f"S4Config.d_state={self.d_state}: the state is kept as d_state/2 conjugate pairs, so "
-                f"give an even d_state, for example {self.d_state + 1}"
+                f"S4Config.d_state={self.d_state}: the state is kept as d_state/2 conjugate pairs, "
+                f"so give an even d_state, for example {self.d_state + 1}"
             )
 
 

@@ -1,7 +1,8 @@
 """S4D, the diagonal time-invariant state space mixer.
 
-Shapes: B batch, L length, D channels, N real numbers of state per channel, K what they are kept as:
-N real states, or N/2 complex ones that stand for conjugate pairs; H copies of A and B: D, or 1 if tied.
+Shapes: B batch, L length, D channels, N real numbers of state per channel, K what they are kept
+as: N real states, or N/2 complex ones that stand for conjugate pairs; H copies of A and B: D, or 1
+if tied.
 """
 
 import math
@@ -59,8 +60,8 @@ class S4DConfig:
         check_lti("S4DConfig", self.dt_min, self.dt_max, self.skip_init, self.lr, self.mode)
         if self.is_complex and self.d_state % 2:
             raise ConfigError(
-                f"S4DConfig.d_state={self.d_state} with the complex a_init={self.a_init!r}: the state "
-                f"is kept as d_state/2 conjugate pairs, so give an even d_state, for example "
+                f"S4DConfig.d_state={self.d_state} with the complex a_init={self.a_init!r}: the "
+                f"state is kept as d_state/2 conjugate pairs, so give an even d_state, for example "
                 f"{self.d_state + 1}, or a real a_init ({', '.join(map(repr, REAL_INITS))})"
             )
 

@@ -92,7 +92,7 @@ class TimeInvariant(nn.Module):
                 y, last = fft_conv(x, self.kernel(x.shape[1]), self.D), None
             else:
                 y, last = self.scan(x, state)
-            y = _gate(y, z, x.dtype)
+            y = gate(y, z, x.dtype)
         return y if not return_state or last is None else (y, last)
 
     def scan(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -138,7 +138,7 @@ class TimeInvariant(nn.Module):
             h = self.advance(discrete, 1, state.transpose(0, 1)).transpose(0, 1)
             h = h + wide.unsqueeze(-1) * discrete.B
             y = (h * discrete.C).sum(-1) + self.D.to(wide.dtype) * wide
-            return _gate(y, z, x.dtype), h
+            return gate(y, z, x.dtype), h
 
     def init_state(
         self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None
@@ -173,7 +173,8 @@ class TimeInvariant(nn.Module):
                     mark_learning_rate(parameter, lr)
 
 
-def _gate(y: Tensor, z: Tensor | None, dtype: torch.dtype) -> Tensor:
+def gate(y: Tensor, z: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """y times silu(z) where there is a z, as ``dtype``."""
     if z is not None:
         y = y * F.silu(z.to(torch.promote_types(z.dtype, torch.float32)))
     return y.to(dtype)

@@ -8,6 +8,7 @@ from ssmlab.ops.selective_scan import (
     selective_scan_fn,
     selective_scan_update,
 )
+from ssmlab.ops.ssd import ssd, ssd_update
 
 __all__ = [
     "available_backends",
@@ -18,4 +19,6 @@ __all__ = [
     "selective_scan",
     "selective_scan_fn",
     "selective_scan_update",
+    "ssd",
+    "ssd_update",
 ]

@@ -72,7 +72,7 @@ def fft_conv(u: Tensor, k: Tensor, D: Tensor | None = None) -> Tensor:
 
 
 class _FFTConv(torch.autograd.Function):
-    """The convolution proper: u (B, L, D) of any dtype, taps (D, T) of the computing dtype, T <= L."""
+    """The convolution proper: u (B, L, D) of any dtype, taps (D, T <= L) of the computing dtype."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, taps: Tensor) -> Tensor:
@@ -88,7 +88,8 @@ class _FFTConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (grad,) = grad_outputs
         u, taps = ctx.saved_tensors
         length, count = u.shape[1], taps.shape[1]
         size = transform_length(length + count - 1)
