@@ -20,9 +20,7 @@ def make(**values) -> Attention:
 def by_hand(mixer: Attention, x: torch.Tensor) -> torch.Tensor:
     """Softmax attention spelt out, head by head and step by step; rotations as complex numbers."""
     config, E = mixer.config, mixer.width
-    q, k, v = mixer.in_proj(x).split(
-        [mixer.heads * E, mixer.groups * E, mixer.groups * E], dim=-1
-    )
+    q, k, v = mixer.in_proj(x).split([mixer.heads * E, mixer.groups * E, mixer.groups * E], dim=-1)
     length = x.shape[1]
     rates = config.rope_base ** (-torch.arange(E // 2, dtype=torch.float64) * 2 / E)
     turn = torch.exp(1j * torch.arange(length, dtype=torch.float64)[:, None] * rates)

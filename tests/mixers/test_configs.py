@@ -1,4 +1,4 @@
-"""Impossible combinations are errors when the config is made or fitted, and say what would be valid."""
+"""Impossible combinations are errors of the config, which say what would be valid."""
 
 import pytest
 

@@ -106,7 +106,10 @@ def test_gradients_of_input_and_parameters(name):
     def run(x, *values):
         return torch.func.functional_call(mixer, dict(zip(parameters, values, strict=True)), (x,))
 
-    inputs = (x.requires_grad_(), *(p.detach().clone().requires_grad_() for p in parameters.values()))
+    inputs = (
+        x.requires_grad_(),
+        *(p.detach().clone().requires_grad_() for p in parameters.values()),
+    )
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
     grads = torch.autograd.grad(run(*inputs).square().sum(), inputs)
     assert all(g.isfinite().all() for g in grads)

@@ -1,4 +1,4 @@
-"""S4D and S4: kernels against a dense simulation, convolution against scan, start values, S4's HiPPO."""
+"""S4D and S4: kernels against a dense simulation, convolution against scan, start values, HiPPO."""
 
 import itertools
 import math
@@ -174,7 +174,9 @@ def test_hippo_legs_is_the_matrix_of_the_paper(n):
         )
     right, mine = root, pairs(B)
     for _ in range(3):  # |A^k B| is the same in an orthonormal basis
-        torch.testing.assert_close(mine.norm(), right.norm().to(mine.norm().dtype), rtol=1e-4, atol=0)
+        torch.testing.assert_close(
+            mine.norm(), right.norm().to(mine.norm().dtype), rtol=1e-4, atol=0
+        )
         right, mine = matrix @ right, A @ mine
 
 
@@ -190,7 +192,9 @@ def test_delta_starts_log_uniform_in_its_range():
 def test_dynamics_learn_slowly_and_do_not_decay():
     for mixer in (S4D(S4DConfig(), D), S4(S4Config(d_state=4), D)):
         own = {n for n, p in mixer.named_parameters() if getattr(p, "_learning_rate", 0) == 1e-3}
-        assert own == {"A_log", "A_imag", "B", "log_dt"} | ({"P"} if isinstance(mixer, S4) else set())
+        assert own == {"A_log", "A_imag", "B", "log_dt"} | (
+            {"P"} if isinstance(mixer, S4) else set()
+        )
         assert all(p._no_weight_decay for n, p in mixer.named_parameters() if n != "C")
     free = S4D(S4DConfig(lr=None), D)
     assert not any(hasattr(p, "_learning_rate") for p in free.parameters())

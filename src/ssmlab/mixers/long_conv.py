@@ -43,7 +43,7 @@ class LongConvConfig:
     window_fast: float = 0.3
     window_slow: float = 1.5
     window_target: float = 0.01
-    lr: float | None = None
+    lr: float | None = 1e-3
 
     def __post_init__(self) -> None:
         owner = "LongConvConfig"

@@ -73,9 +73,7 @@ def test_gradients():
     names = list(g)
 
     def run(*tensors):
-        return ssd(
-            **dict(zip(names, tensors, strict=True)), return_last_state=True, chunk_size=3
-        )
+        return ssd(**dict(zip(names, tensors, strict=True)), return_last_state=True, chunk_size=3)
 
     assert torch.autograd.gradcheck(run, tuple(g.values()))
 
