@@ -250,6 +250,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     from ssmlab.core.files import write_atomic
 
@@ -271,7 +272,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel="length L", ylabel=label)
         axis.set_xticks(sorted({row["L"] for row in rows}), labels=None)
         axis.xaxis.set_major_formatter("{x:.0f}")
-        axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(alpha=0.3)
     axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     try:

@@ -82,8 +82,8 @@ def mixers(
     )
     console.print(
         "Medians in one process, forward and backward unless said; 'x linear' is the time over "
-        f"that of one {channels} x {channels} matrix product on the same tokens; memory is beyond inputs and "
-        "parameters, outputs and gradients included."
+        f"that of one {channels} x {channels} matrix product on the same tokens; memory is beyond "
+        "inputs and parameters, outputs and gradients included."
     )
     for path in (out, plot):
         if path is not None:

@@ -2,8 +2,8 @@
 
 The paper prints no figures here, so the claims are its words. All rows have the improved recipe.
 Mamba-MLP is half the Mamba blocks, the other half gated MLPs as wide as a Mamba block without its
-SSM; Mamba-MHA is a Transformer++ with Mamba blocks for its MLPs. H3++ and Hyena+ have thin MLPs (twice
-the width) and 1.5 times the layers.
+SSM; Mamba-MHA is a Transformer++ with Mamba blocks for its MLPs. H3++ and Hyena+ have thin MLPs
+(twice the width) and 1.5 times the layers.
 """
 
 from typing import Any

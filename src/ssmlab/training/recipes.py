@@ -12,8 +12,8 @@ _COMMON = {"weight_decay": 0.1, "grad_clip": 1.0, "warmup_fraction": 0.1}
 
 
 def gpt3_recipe(peak: float) -> dict[str, Any]:
-    """GPT-3's, which the plain Transformer and Hyena have: a cosine from ``peak`` to a tenth of it (as
-    GPT-3 itself; the paper does not say where its own ends) and PyTorch's betas."""
+    """GPT-3's, which the plain Transformer and Hyena have: a cosine from ``peak`` to a tenth of it
+    (as GPT-3 itself; the paper does not say where its own ends) and PyTorch's betas."""
     return {**_COMMON, "lr": peak, "lr_min": peak / 10, "betas": [0.9, 0.999]}
 
 

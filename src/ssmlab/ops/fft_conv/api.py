@@ -88,7 +88,9 @@ class _FFTConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(  # type: ignore[override]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
         (grad,) = grad_outputs
         u, taps = ctx.saved_tensors
         length, count = u.shape[1], taps.shape[1]
