@@ -135,7 +135,7 @@ def test_learned_positions_count_in_steps_states_and_packs():
     assert after.tolist() == [2, 4]
     more, _ = positions(x, after, cu_seqlens=offsets)
     torch.testing.assert_close(more[0], table[[2, 3, 4, 5, 6, 7]])
-    with pytest.raises(ValueError, match="position 11 .* has 10 learned positions"):
+    with pytest.raises(ValueError, match=r"position 11 .* has 10 learned positions"):
         positions(x, torch.tensor([6]))
     assert y.shape == x.shape
 
