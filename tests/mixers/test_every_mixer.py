@@ -174,3 +174,34 @@ def test_two_layers_learn_a_small_batch_by_heart(name):
         optimizer.step()
         scheduler.step()
     assert loss.item() < 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_made_on_a_device_that_the_tensors_are_not_on(name):
+    """Without a GPU: the meta device refuses to mix with the CPU as CUDA does."""
+    mixer, x = make(name).to("meta"), sequence().to("meta")
+    y, state = mixer(x, return_state=True)
+    assert mixer(x).shape == y.shape == x.shape
+    out, state = mixer.step(x[:, 0], state)
+    assert out.shape == x[:, 0].shape
+    assert {leaf.device.type for leaf in pytree.tree_leaves(state)} == {"meta"}
+    assert {leaf.device.type for leaf in pytree.tree_leaves(mixer.init_state(2))} == {"meta"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_gives_what_the_cpu_gives(name):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    mixer, x = make(name), sequence()
+    expected, expected_state = mixer(x, return_state=True)
+    on_gpu = mixer.cuda()
+    y, state = on_gpu(x.cuda(), return_state=True)
+    close(y.cpu(), expected, 1e-8)
+    close(on_gpu(x.cuda()).cpu(), expected, 1e-8)
+    for one, other in zip(
+        pytree.tree_leaves(state), pytree.tree_leaves(expected_state), strict=True
+    ):
+        close(one.cpu(), other, 1e-8)
+    out, _ = on_gpu.step(x[:, 0].cuda(), on_gpu.init_state(2))
+    close(out.cpu(), expected[:, 0], 1e-8)
