@@ -4,10 +4,13 @@ from typing import Annotated
 
 import typer
 
+from ssmlab.cli.bench_mixers import mixers
 from ssmlab.cli.output import console, print_json, print_table
 from ssmlab.core.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this machine.")
+
+app.command("mixers")(mixers)
 
 
 @app.callback()

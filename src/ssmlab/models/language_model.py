@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmlab.blocks.mamba import Mamba
-from ssmlab.blocks.mlp import GatedMLP
-from ssmlab.blocks.residual import ResidualBlock, RMSNorm
+from ssmlab.blocks.residual import NORMS
 from ssmlab.core.errors import ConfigError
 from ssmlab.mixers.linear import Linear
 from ssmlab.models.config import LanguageModelConfig
+from ssmlab.models.layers import build_layers
 
 LayerStates = list[Any]
 """The state of every layer, first to last; None for a layer without one."""
@@ -24,7 +23,8 @@ class LanguageModel(nn.Module):
     """Embedding, pre-norm residual blocks, final norm and head.
 
     The last matrix of every block starts smaller by 1/sqrt(n_layers), so that the residual does not
-    grow with depth; linear maps start from U(±1/sqrt(fan-in)), the embedding from N(0, init_std²).
+    grow with depth; linear maps start from U(±1/sqrt(fan-in)) unless the config says otherwise, the
+    embedding from N(0, init_std²).
 
     Source: section 3.4 of arXiv 2312.00752; start values as in its released code.
 
@@ -42,8 +42,8 @@ class LanguageModel(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
         nn.init.normal_(self.embedding.weight, std=config.init_std)
-        self.layers = nn.ModuleList(_layer(letter, config) for letter in config.layers)
-        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        self.layers = build_layers(config)
+        self.norm_f = NORMS[config.norm](config.d_model, config.norm_eps)
         self.lm_head = Linear(config.d_model, config.padded_vocab_size, std=config.init_std)
         if config.tie_embeddings:
             self.lm_head.weight = self.embedding.weight
@@ -139,12 +139,3 @@ class LanguageModel(nn.Module):
     def _logits(self, residual: Tensor) -> Tensor:
         # Rows that only pad the vocabulary are not tokens: they are never offered.
         return self.lm_head(self.norm_f(residual))[..., : self.config.vocab_size]
-
-
-def _layer(letter: str, config: LanguageModelConfig) -> ResidualBlock:
-    out_scale = config.n_layers**-0.5
-    if letter == "M":
-        mixer: nn.Module = Mamba(config.mamba, config.d_model, out_scale=out_scale)
-    else:
-        mixer = GatedMLP(config.mlp, config.d_model, init_std=None, out_scale=out_scale)
-    return ResidualBlock(mixer, config.d_model, config.norm_eps)

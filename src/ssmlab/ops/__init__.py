@@ -1,19 +1,24 @@
 """Operators: pure functions on tensors, each with a plain reference and faster backends."""
 
 from ssmlab.ops.causal_conv1d import causal_conv1d, causal_conv1d_fn, causal_conv1d_update
+from ssmlab.ops.fft_conv import fft_conv
 from ssmlab.ops.selective_scan import (
     available_backends,
     selective_scan,
     selective_scan_fn,
     selective_scan_update,
 )
+from ssmlab.ops.ssd import ssd, ssd_update
 
 __all__ = [
     "available_backends",
     "causal_conv1d",
     "causal_conv1d_fn",
     "causal_conv1d_update",
+    "fft_conv",
     "selective_scan",
     "selective_scan_fn",
     "selective_scan_update",
+    "ssd",
+    "ssd_update",
 ]

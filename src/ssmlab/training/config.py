@@ -105,6 +105,12 @@ class TrialConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed: expected 0 to 2**63 - 1, got {self.seed}")
+        limit, length = self.model.max_length, self.training.seq_len
+        if limit is not None and length > limit[0]:
+            raise ConfigError(
+                f"training.seq_len={length} is longer than the model takes, {limit[1]}={limit[0]}; "
+                f"set {limit[1]} to {length}, or a shorter seq_len"
+            )
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -72,7 +72,7 @@ class Trainer:
         norm = self._clip(training.grad_clip)
         rate = learning_rate(training, step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_scale"]
         self.optimizer.step()
         return total, norm
 
