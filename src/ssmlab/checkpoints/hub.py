@@ -29,15 +29,23 @@ def checkpoint_folder(
     if path.is_dir():
         return path
     if path.exists():
-        raise CheckpointError(f"{path} is a file; give the folder that holds it and its config.json")
+        raise CheckpointError(
+            f"{path} is a file; give the folder that holds it and its config.json"
+        )
     if isinstance(path_or_repo_id, Path) or not _REPO.fullmatch(text):
-        raise CheckpointError(f"there is no folder {path}; give a checkpoint's folder or a hub name")
+        raise CheckpointError(
+            f"there is no folder {path}; give a checkpoint's folder or a hub name"
+        )
     return _fetch(text, revision, _WANTED if weights else _SMALL)
 
 
 def _fetch(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     # A repository often holds the weights twice; safetensors are enough where there are any.
     try:
