@@ -76,7 +76,7 @@ def empty_model(
             if id(parameter) not in made:
                 memory = torch.empty(parameter.shape, dtype=dtype, device=device)
                 new = nn.Parameter(memory, parameter.requires_grad)
-                new.__dict__.update(parameter.__dict__)
+                vars(new).update(vars(parameter))
                 made[id(parameter)] = new
             module._parameters[name] = made[id(parameter)]
     return model

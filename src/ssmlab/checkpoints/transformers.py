@@ -37,14 +37,16 @@ _DEFAULTS: dict[str, Any] = {
 }
 # Keys that change nothing in what the weights compute: start values, other implementations of the
 # same arithmetic, bookkeeping of the library, and what converted checkpoints kept of their origin.
-_WITHOUT_EFFECT = frozenset(
-    "time_step_scale time_step_init_scheme initializer_range rescale_prenorm_residual use_cache "
-    "use_mambapy use_associative_scan model_type architectures torch_dtype dtype "
-    "transformers_version bos_token_id eos_token_id pad_token_id name_or_path _name_or_path "
-    "intermediate_size d_inner d_model n_layer ssm_cfg rms_norm fused_add_norm layer_types "
-    "is_encoder_decoder output_hidden_states output_attentions return_dict problem_type id2label "
-    "label2id chunk_size_feed_forward use_return_dict auto_map".split()
-) | {_UNPADDED, _MULTIPLE}
+_WITHOUT_EFFECT = {
+    "time_step_scale", "time_step_init_scheme", "initializer_range", "rescale_prenorm_residual",
+    "use_cache", "use_mambapy", "use_associative_scan", "model_type", "architectures",
+    "torch_dtype", "dtype", "transformers_version", "bos_token_id", "eos_token_id",
+    "pad_token_id", "name_or_path", "_name_or_path", "intermediate_size", "d_inner", "d_model",
+    "n_layer", "ssm_cfg", "rms_norm", "fused_add_norm", "layer_types", "is_encoder_decoder",
+    "output_hidden_states", "output_attentions", "return_dict", "problem_type", "id2label",
+    "label2id", "chunk_size_feed_forward", "use_return_dict", "auto_map",
+    _UNPADDED, _MULTIPLE,
+}  # fmt: skip
 
 
 def read_config(raw: Mapping[str, Any], path: Path) -> LanguageModelConfig:

@@ -138,8 +138,7 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         if len(value) != len(inner):
             raise _wrong(path, hint, value)
         return tuple(
-            _convert(v, t, f"{path}[{i}]")
-            for i, (v, t) in enumerate(zip(value, inner, strict=True))
+            _convert(v, t, f"{path}[{i}]") for i, (v, t) in enumerate(zip(value, inner, strict=True))
         )
     if dataclasses.is_dataclass(hint):
         cls = typing.cast(type, hint)

@@ -145,7 +145,8 @@ def _load_gpt2(file: Path, name: str) -> FileTokenizer:
 
     merges = merges_file(file)
     assert merges is not None
-    _read(file), _read(merges)
+    for path in (file, merges):
+        _read(path)  # missing or unreadable: a clear error
     try:
         engine: Any = Engine(models.BPE.from_file(str(file), str(merges)))
     except Exception as error:  # the library raises bare Exceptions

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -282,7 +283,7 @@ def _tensor_rows(ids: Tensor, attention_mask: Tensor | None) -> list[Tensor]:
 
     packed = pack(ids, attention_mask)
     bounds = packed.cu_seqlens.tolist()
-    return [packed.input_ids[0, a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [packed.input_ids[0, a:b] for a, b in pairwise(bounds)]
 
 
 def _ids(row: Any, index: int, tokenizer: TokenizerLike | None) -> Any:

@@ -105,8 +105,8 @@ class LanguageModel(nn.Module):
         packed = _packed(input_ids, attention_mask, cu_seqlens)
         if packed is not None:
             input_ids, cu_seqlens = packed.input_ids, packed.cu_seqlens
-        residual, states = self._blocks(input_ids, state, return_state, cu_seqlens)
-        logits = self._logits(residual)
+        residual, states = self.trunk(input_ids, state, return_state, cu_seqlens)
+        logits = self.head(residual)
         if packed is not None:
             logits = unpack(logits, packed)
         return (logits, states) if return_state else logits
@@ -130,9 +130,9 @@ class LanguageModel(nn.Module):
         packed = _packed(input_ids, attention_mask, cu_seqlens)
         if packed is not None:
             input_ids, cu_seqlens = packed.input_ids, packed.cu_seqlens
-        residual, states = self._blocks(input_ids, state, True, cu_seqlens)
+        residual, states = self.trunk(input_ids, state, True, cu_seqlens)
         last = residual[:, -1] if cu_seqlens is None else residual[0, cu_seqlens[1:].long() - 1]
-        return self._logits(last), states
+        return self.head(last), states
 
     def step(self, input_ids: Tensor, state: LayerStates) -> tuple[Tensor, LayerStates]:
         """One token of each row: input_ids (B,) and state -> logits (B, V) and the new state."""
@@ -141,7 +141,7 @@ class LanguageModel(nn.Module):
         for layer, before in zip(self.layers, state, strict=True):
             residual, after = layer.step(residual, before)  # type: ignore[operator]
             states.append(after)
-        return self._logits(residual), states
+        return self.head(residual), states
 
     def init_state(self, batch_size: int) -> LayerStates:
         """The state before the first token."""
@@ -202,14 +202,15 @@ class LanguageModel(nn.Module):
 
         return generate(self, prompts, **options)
 
-    def _blocks(
+    def trunk(
         self,
         input_ids: Tensor,
-        state: LayerStates | None,
-        return_state: bool,
-        cu_seqlens: Tensor | None,
+        state: LayerStates | None = None,
+        return_state: bool = False,
+        cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, LayerStates]:
-        """The residual (B, L, M) after the last block, and the states."""
+        """All but the head: arguments as in ``forward`` -> residual (B, L, M) after the last block,
+        and the states (None each, unless asked for)."""
         residual = self._embed(input_ids, 2, "(B, L)")
         states: LayerStates = []
         for index, layer in enumerate(self.layers):
@@ -217,6 +218,11 @@ class LanguageModel(nn.Module):
             residual, after = layer(residual, before, return_state, cu_seqlens)
             states.append(after)
         return residual, states
+
+    def head(self, residual: Tensor) -> Tensor:
+        """Final norm and head: residual (..., M) -> logits (..., V)."""
+        # Rows that only pad the vocabulary are not tokens: they are never offered.
+        return self.lm_head(self.norm_f(residual))[..., : self.config.vocab_size]
 
     def _embed(self, input_ids: Tensor, dims: int, spelt: str) -> Tensor:
         if input_ids.dim() != dims or input_ids.is_floating_point() or input_ids.numel() == 0:
@@ -228,10 +234,6 @@ class LanguageModel(nn.Module):
         if self.config.residual_in_fp32:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         return x
-
-    def _logits(self, residual: Tensor) -> Tensor:
-        # Rows that only pad the vocabulary are not tokens: they are never offered.
-        return self.lm_head(self.norm_f(residual))[..., : self.config.vocab_size]
 
 
 def _packed(

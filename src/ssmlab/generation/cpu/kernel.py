@@ -12,7 +12,7 @@ threads. Source of the arithmetic: Algorithm 2 and section 3.4 of arXiv 2312.007
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray
+from numba import carray  # pyright: ignore[reportPrivateImportUsage]
 
 from ssmlab.generation.cpu.matvec import product
 from ssmlab.generation.cpu.sync import barrier, pointer
@@ -136,7 +136,7 @@ def _add_parts(parts: Any, residual: Any) -> None:
 @jit
 def decode(ids: Array, x: Buffers, sizes: Sizes, thread: int) -> None:
     """Thread ``thread``'s part of one step: ids (B,) int64 -> x.logits, states moved on."""
-    M, D, N, R, W, V, eps = sizes
+    M, D, N, R, W, _, eps = sizes
     threads, batch = x.residual.shape[0], x.residual.shape[1]
     d0, d1 = x.slices[thread], x.slices[thread + 1]
     residual, normed = x.residual[thread], x.normed[thread]

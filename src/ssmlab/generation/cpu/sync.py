@@ -15,7 +15,11 @@ _SPINS = 4000
 _yield = types.ExternalFunction("sched_yield", types.int32())
 
 
-@intrinsic
+# The decorator's result is called without the typing context, which type checkers cannot know.
+_intrinsic: Any = intrinsic
+
+
+@_intrinsic
 def pointer(typing_context: Any, address: Any) -> Any:
     """An address (int64) as a pointer to float32, for ``numba.carray``."""
     signature = types.CPointer(types.float32)(types.int64)
@@ -33,7 +37,7 @@ def _first_element(context: Any, builder: Any, signature: Any, arguments: Any) -
     return cgutils.get_item_pointer(context, builder, kind, array, [zero])
 
 
-@intrinsic
+@_intrinsic
 def _arrive(typing_context: Any, counter: Any) -> Any:
     """Add 1 to counter[0] (int64) and return what it was, in one step for all threads."""
     signature = types.int64(counter)
@@ -46,7 +50,7 @@ def _arrive(typing_context: Any, counter: Any) -> Any:
     return signature, generate
 
 
-@intrinsic
+@_intrinsic
 def _arrived(typing_context: Any, counter: Any) -> Any:
     """counter[0], seeing all that other threads wrote before they added to it."""
     signature = types.int64(counter)
