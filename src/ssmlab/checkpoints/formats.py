@@ -6,7 +6,6 @@ the mamba_ssm package, ``backbone.embeddings.weight`` in those of transformers.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any, Literal
 from ssmlab.core.config import from_dict, to_dict
 from ssmlab.core.errors import CheckpointError, ConfigError
 from ssmlab.models.config import LanguageModelConfig
+from ssmlab.models.language_model import LanguageModel
+from ssmlab.models.plain import not_plain_mamba
 
 Format = Literal["ssmlab", "mamba_ssm", "transformers"]
 FORMATS: tuple[Format, ...] = ("ssmlab", "mamba_ssm", "transformers")
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
-
-_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)
@@ -126,25 +125,17 @@ def shown_names(names: Any, most: int = 6) -> str:
     return (", ".join(repr(name) for name in listed[:most]) or "none") + more
 
 
-def check_exportable(config: LanguageModelConfig, target: Format) -> None:
-    """Prove that the public formats can say what ``config`` says.
+def check_exportable(model: LanguageModel, target: Format) -> None:
+    """Prove that a public format can hold ``model``.
 
     Raises:
-        CheckpointError: they cannot; the message names the key.
+        CheckpointError: it cannot, with the reason.
     """
-    ssm = config.mamba.ssm
-    obstacles = [
-        ("model.pattern", config.pattern, set(config.layers) == {"M"}, "'M' (Mamba blocks alone)"),
-        ("selective_delta", ssm.selective_delta, ssm.selective_delta, "true"),
-        ("selective_B", ssm.selective_B, ssm.selective_B, "true"),
-        ("selective_C", ssm.selective_C, ssm.selective_C, "true"),
-        ("a_init", ssm.a_init, not ssm.is_complex, "a real one, for example 's4d-real'"),
-    ]
-    if target == "mamba_ssm":
-        obstacles.append(("norm_eps", config.norm_eps, config.norm_eps == 1e-5, "1e-5"))
-    for key, value, possible, wanted in obstacles:
-        if not possible:
-            raise CheckpointError(
-                f"a model with {key}={value!r} cannot be written in the {target} format, which "
-                f"only knows {wanted}; use format='ssmlab'"
-            )
+    reason = not_plain_mamba(model)
+    eps = model.config.norm_eps
+    if reason is None and target == "mamba_ssm" and eps != 1e-5:
+        reason = f"its norm_eps is {eps}, which that format fixes at 1e-5"
+    if reason is not None:
+        raise CheckpointError(
+            f"the model cannot be written in the {target} format: {reason}; use format='ssmlab'"
+        )

@@ -5,7 +5,6 @@ Source: the released code of arXiv 2312.00752. There the vocabulary is padded up
 those left out having the defaults below.
 """
 
-import dataclasses
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,21 +125,6 @@ def write_config(config: LanguageModelConfig) -> dict[str, Any]:
         "pad_vocab_size_multiple": config.pad_vocab_size_multiple,
         "tie_embeddings": config.tie_embeddings,
     }
-
-
-def as_read_back(config: LanguageModelConfig) -> LanguageModelConfig:
-    """``config`` without what only matters at the start of training and no public format keeps."""
-    plain, ssm = S6Config(), config.mamba.ssm
-    ssm = dataclasses.replace(
-        ssm, a_init=plain.a_init, constant_init=plain.constant_init, dt_init=plain.dt_init
-    )
-    return dataclasses.replace(
-        config,
-        pattern="M",
-        mamba=dataclasses.replace(config.mamba, ssm=ssm),
-        mlp=LanguageModelConfig().mlp,
-        init_std=LanguageModelConfig().init_std,
-    )
 
 
 def _unknown(path: Path, key: str, known: list[str]) -> CheckpointError:

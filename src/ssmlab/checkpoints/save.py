@@ -61,7 +61,7 @@ def save_pretrained(
     if format not in FORMATS:
         raise CheckpointError(f"format is {format!r}, expected one of {', '.join(FORMATS)}")
     if format != "ssmlab":
-        check_exportable(model.config, format)
+        check_exportable(model, format)
     path = Path(path).expanduser()
     _check_free(path, overwrite)
     tensors = _tensors(model, format)

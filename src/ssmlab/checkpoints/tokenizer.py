@@ -31,13 +31,22 @@ def load_tokenizer(path_or_repo_id: str | Path, revision: str | None = None) -> 
     path = Path(path_or_repo_id).expanduser()
     if path.is_file():
         return load_tokenizer_path(path)
+    place = tokenizer_place(path_or_repo_id, revision)
+    return ByteTokenizer() if place == "bytes" else load_tokenizer_path(Path(place))
+
+
+def tokenizer_place(path_or_repo_id: str | Path, revision: str | None = None) -> str:
+    """Where a checkpoint's tokenizer is: ``bytes`` or the path of its file, as data configs have it.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     folder = checkpoint_folder(path_or_repo_id, revision, weights=False)
-    name = _named(folder)
-    if name == "bytes":
-        return ByteTokenizer()
+    if _named(folder) == "bytes":
+        return "bytes"
     for candidate in (TOKENIZER_FILE, "vocab.json"):
         if (folder / candidate).is_file():
-            return load_tokenizer_path(folder / candidate)
+            return str(folder / candidate)
     raise CheckpointError(
         f"{path_or_repo_id} has no {TOKENIZER_FILE} (nor vocab.json with merges.txt); name the "
         "tokenizer that the model was trained with: a tokenizer.json, a folder, or bytes (on the "

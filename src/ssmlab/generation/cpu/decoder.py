@@ -16,6 +16,7 @@ from torch import Tensor
 from ssmlab.blocks.mamba import Mamba, MambaState
 from ssmlab.generation.cpu import kernel
 from ssmlab.models.language_model import LanguageModel, LayerStates
+from ssmlab.models.plain import not_plain_mamba
 
 _ALIGN = 16  # channels: the numbers of one cache line
 
@@ -24,19 +25,14 @@ _pools: dict[tuple[int, int], tuple[ThreadPoolExecutor, threading.Lock]] = {}
 
 def unsupported(model: LanguageModel) -> str | None:
     """Why this decoder cannot run ``model``; None if it can."""
-    config, weight = model.config, model.embedding.weight
     if os.name != "posix":
         return "it needs a POSIX system"
-    if weight.device.type != "cpu" or any(p.dtype != torch.float32 for p in model.parameters()):
+    on_cpu = model.embedding.weight.device.type == "cpu"
+    if not on_cpu or any(p.dtype != torch.float32 for p in model.parameters()):
         return "it needs float32 weights on the CPU"
-    if set(config.layers) != {"M"}:
-        return f"it knows Mamba blocks alone, not the pattern {config.pattern!r}"
-    ssm = config.mamba.ssm
-    if not (ssm.selective_delta and ssm.selective_B and ssm.selective_C) or ssm.is_complex:
-        return "it knows a real A and selective Δ, B and C alone"
     if not all(p.is_contiguous() for p in model.parameters()):
         return "it needs contiguous weights"
-    return None
+    return not_plain_mamba(model)
 
 
 class CpuDecoder:
