@@ -1,13 +1,15 @@
 """A checkpoint's folder: a local path, or a repository of the Hugging Face hub."""
 
+import logging
 import re
 from pathlib import Path
 
 from ssmlab.core.errors import CheckpointError
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_WANTED = ["*.json", "*.safetensors", "pytorch_model*.bin", "merges.txt", "vocab.json"]
 _SMALL = ["*.json", "merges.txt", "vocab.json"]
+_SAFE = [*_SMALL, "*.safetensors"]
+_PICKLED = [*_SMALL, "pytorch_model*.bin"]
 
 
 def checkpoint_folder(
@@ -36,7 +38,11 @@ def checkpoint_folder(
         raise CheckpointError(
             f"there is no folder {path}; give a checkpoint's folder or a hub name"
         )
-    return _fetch(text, revision, _WANTED if weights else _SMALL)
+    if not weights:
+        return _fetch(text, revision, _SMALL)
+    # A repository often holds the weights twice: pickles are fetched only where there is no other.
+    folder = _fetch(text, revision, _SAFE)
+    return folder if any(folder.glob("*.safetensors")) else _fetch(text, revision, _PICKLED)
 
 
 def _fetch(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
@@ -47,15 +53,11 @@ def _fetch(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
         RevisionNotFoundError,
     )
 
-    # A repository often holds the weights twice; safetensors are enough where there are any.
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)  # its retries are of no use to a reader of the error below
     try:
-        return Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                allow_patterns=_without_bin(repo_id, revision, patterns),
-            )
-        )
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     except GatedRepoError as error:
         raise CheckpointError(
             f"'{repo_id}' is only for users who accepted its terms; log in to the hub first"
@@ -71,18 +73,5 @@ def _fetch(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
             f"there is no folder '{repo_id}' here, it is not in the hub's cache, and the hub could "
             f"not be reached ({type(error).__name__}); give a local folder, or connect to the network"
         ) from error
-
-
-def _without_bin(repo_id: str, revision: str | None, patterns: list[str]) -> list[str]:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        names = HfApi().list_repo_files(repo_id, revision=revision)
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise
-    except Exception:  # offline: what the cache holds decides
-        return patterns
-    if any(name.endswith(".safetensors") for name in names):
-        return [pattern for pattern in patterns if not pattern.endswith(".bin")]
-    return patterns
+    finally:
+        log.setLevel(level)

@@ -6,6 +6,7 @@ makes tensors and runs nothing else, and memory-mapped where the file allows it.
 
 import contextlib
 import pickle
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -110,13 +111,16 @@ class WeightFiles:
 def _load_torch(path: Path) -> Any:
     options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
     try:
-        try:
-            return torch.load(path, mmap=True, **options)
-        except RuntimeError as error:
-            # Files of torch before 1.6 are no zip archives and cannot be mapped.
-            if "mmap can only be used" not in str(error):
-                raise
-            return torch.load(path, **options)
+        # torch warns of pickle protocols that it may then refuse; what it does is what we report.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return torch.load(path, mmap=True, **options)
+            except RuntimeError as error:
+                # Files of torch before 1.6 are no zip archives and cannot be mapped.
+                if "mmap can only be used" not in str(error):
+                    raise
+                return torch.load(path, **options)
     except pickle.UnpicklingError as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise CheckpointError(
