@@ -1,14 +1,13 @@
 """Tokenizers beside weights: found, kept, handed on."""
 
-from pathlib import Path
-
 import pytest
 
 from ssmlab.checkpoints import load_tokenizer
 from ssmlab.core.errors import CheckpointError, DataError
 from ssmlab.data.tokenize import ByteTokenizer, train_bpe
+from tests.shared import shared_data
 
-SHARED = Path(__file__).parents[3] / "shared/data/tokenizers"
+SHARED = shared_data("tokenizers")
 TEXT = "A naïve test: 日本 <|endoftext|>\n\n  def f(x):\treturn x"
 
 
@@ -57,7 +56,7 @@ def test_vocabulary_without_merges(tmp_path):
         load_tokenizer(tmp_path / "vocab.json")
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the public tokenizers are not on this machine")
+@pytest.mark.skipif(SHARED is None, reason="the public tokenizers are not on this machine")
 def test_gpt2_and_neox_agree_with_transformers():
     transformers = pytest.importorskip("transformers")
     gpt2 = load_tokenizer(SHARED / "gpt2_vocab.json")

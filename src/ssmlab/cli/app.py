@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import typer
 from rich.markup import escape
 
-from ssmlab.cli import bench, convert, doctor, evaluate, generate, params, study, train
+from ssmlab.cli import (
+    bench,
+    bench_generate,
+    convert,
+    doctor,
+    evaluate,
+    generate,
+    params,
+    study,
+    train,
+)
 from ssmlab.cli.output import errors
 from ssmlab.core.errors import Interrupted, SsmlabError
 
@@ -55,6 +65,7 @@ app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
 app.command("convert")(convert.convert)
+bench.app.command("generate")(bench_generate.generate)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 

@@ -111,9 +111,11 @@ def _run_harness(model: Any, words: Any, names: list[Any], limit: int | None) ->
 
     from ssmlab.evaluation.harness import HarnessModel
 
-    run: Any = lm_eval.simple_evaluate  # its decorator hides its arguments from type checkers
+    # Decorators hide the arguments of both from type checkers.
+    run: Any = lm_eval.simple_evaluate
+    harness_model: Any = HarnessModel
     try:
-        found = run(model=HarnessModel(model, words), tasks=names, limit=limit, bootstrap_iters=0)
+        found = run(model=harness_model(model, words), tasks=names, limit=limit, bootstrap_iters=0)
     except Exception as error:  # the harness and its data library raise many kinds
         raise DataError(
             f"lm-evaluation-harness could not run {', '.join(names)}: {error} (its tasks need their "
