@@ -94,13 +94,16 @@ class TrainingConfig:
 class TrialConfig:
     """All that decides one trial's result: model, data, recipe and seed.
 
-    ``seed`` draws the initial weights and the order of the training windows.
+    ``seed`` draws the initial weights and the order of the training windows. ``init_from`` is the
+    checkpoint that training starts from, in any format that ssmlab reads, instead of weights drawn;
+    ``model`` must then be the checkpoint's own config.
     """
 
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     data: TextDataConfig = field(default_factory=TextDataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
