@@ -1,0 +1,128 @@
+// Element types, vector loads and stores, fast maths. No CUDA header: NVRTC alone compiles it.
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef long long i64;
+typedef unsigned long long u64;
+
+constexpr float LOG2E = 1.4426950408889634f;
+constexpr float LN2 = 0.6931471805599453f;
+
+struct bf16 {
+  u16 bits;
+};
+struct fp16 {
+  u16 bits;
+};
+
+__device__ __forceinline__ float bits_to_float(u32 bits) { return __uint_as_float(bits); }
+
+// ---- single elements ------------------------------------------------------------------------
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(bf16 x) { return bits_to_float(u32(x.bits) << 16); }
+__device__ __forceinline__ float to_float(fp16 x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+
+template <typename T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ bf16 from_float<bf16>(float x) {
+  bf16 y;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+}
+template <>
+__device__ __forceinline__ fp16 from_float<fp16>(float x) {
+  fp16 y;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+}
+
+// ---- pairs: a raw word (or two) in flight, converted where it is used --------------------------
+
+template <typename T>
+struct Pair;
+
+template <>
+struct Pair<float> {
+  typedef float2 Raw;
+  static __device__ __forceinline__ Raw zero() { return make_float2(0.f, 0.f); }
+  static __device__ __forceinline__ float2 unpack(Raw r) { return r; }
+  static __device__ __forceinline__ Raw pack(float2 v) { return v; }
+  static __device__ __forceinline__ Raw join(float a, float b) { return make_float2(a, b); }
+};
+
+template <>
+struct Pair<bf16> {
+  typedef u32 Raw;
+  static __device__ __forceinline__ Raw zero() { return 0u; }
+  static __device__ __forceinline__ float2 unpack(Raw r) {
+    return make_float2(bits_to_float(r << 16), bits_to_float(r & 0xffff0000u));
+  }
+  static __device__ __forceinline__ Raw pack(float2 v) {
+    u32 r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(v.y), "f"(v.x));
+    return r;
+  }
+  static __device__ __forceinline__ Raw join(bf16 a, bf16 b) { return u32(a.bits) | u32(b.bits) << 16; }
+};
+
+template <>
+struct Pair<fp16> {
+  typedef u32 Raw;
+  static __device__ __forceinline__ Raw zero() { return 0u; }
+  static __device__ __forceinline__ float2 unpack(Raw r) {
+    fp16 a{u16(r & 0xffffu)}, b{u16(r >> 16)};
+    return make_float2(to_float(a), to_float(b));
+  }
+  static __device__ __forceinline__ Raw pack(float2 v) {
+    u32 r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(v.y), "f"(v.x));
+    return r;
+  }
+  static __device__ __forceinline__ Raw join(fp16 a, fp16 b) { return u32(a.bits) | u32(b.bits) << 16; }
+};
+
+// ---- fast maths: special-function unit, relative error about 2^-22 -----------------------------
+
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float log2_fast(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float reciprocal_fast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float exp_fast(float x) { return exp2_fast(x * LOG2E); }
+
+// 1 / (1 + exp(-x)); exp(-x) = inf for very negative x gives 0, as it should.
+__device__ __forceinline__ float sigmoid(float x) { return reciprocal_fast(1.f + exp_fast(-x)); }
+
+// log(1 + exp(x)). For small exp(x) the sum 1 + e loses e's digits, so the series takes over.
+__device__ __forceinline__ float softplus(float x) {
+  const float e = exp_fast(x);
+  const float series = e * fmaf(e, fmaf(e, 0.33333333f, -0.5f), 1.f);
+  const float general = LN2 * log2_fast(1.f + e);
+  return x > 20.f ? x : (e < 0.03f ? series : general);
+}
+
+// d softplus / dx from its value: 1 - exp(-softplus). Small values need the series as well.
+__device__ __forceinline__ float softplus_slope(float value) {
+  const float series = value * fmaf(value, fmaf(value, 0.16666667f, -0.5f), 1.f);
+  return value < 0.03f ? series : 1.f - exp_fast(-value);
+}
