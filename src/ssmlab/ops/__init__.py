@@ -1,6 +1,7 @@
 """Operators: pure functions on tensors, each with a plain reference and faster backends."""
 
 from ssmlab.ops.causal_conv1d import causal_conv1d, causal_conv1d_fn, causal_conv1d_update
+from ssmlab.ops.mamba_inner import mamba_inner
 from ssmlab.ops.selective_scan import (
     available_backends,
     selective_scan,
@@ -13,6 +14,7 @@ __all__ = [
     "causal_conv1d",
     "causal_conv1d_fn",
     "causal_conv1d_update",
+    "mamba_inner",
     "selective_scan",
     "selective_scan_fn",
     "selective_scan_update",
