@@ -7,10 +7,11 @@ cuda-core nor NVRTC; :func:`unavailable_reason` says whether kernels can run on 
 
 from ssmlab.ops._cuda.availability import unavailable_reason, warn_once
 from ssmlab.ops._cuda.launch import Kernel, launch_count, load_kernel
-from ssmlab.ops._cuda.source import COMMON, KernelSource
+from ssmlab.ops._cuda.source import COMMON, ROWS, KernelSource
 
 __all__ = [
     "COMMON",
+    "ROWS",
     "Kernel",
     "KernelSource",
     "launch_count",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMON = Path(__file__).parent / "kernels" / "common.cuh"  # types, loads, stores, fast maths
+ROWS = COMMON.with_name("rows.cuh")  # neighbouring elements at once
 
 
 @dataclass(frozen=True)

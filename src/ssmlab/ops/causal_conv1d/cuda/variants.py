@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ssmlab.ops._cuda import COMMON, KernelSource
+from ssmlab.ops._cuda import COMMON, ROWS, KernelSource
 
 _FOLDER = Path(__file__).parent / "kernels"
 NAMES = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -17,9 +17,10 @@ CHANNELS = {"forward": 4, "backward": 2}
 
 
 def _source(file: str, name: str) -> KernelSource:
-    shared = (_FOLDER / "conv.cuh", _FOLDER / "forward.cu")
-    before = shared if file == "backward.cu" else shared[:1]
-    return KernelSource((COMMON, *before, _FOLDER / file), name)
+    before = [COMMON, ROWS, _FOLDER / "conv.cuh"]
+    if file == "backward.cu":
+        before.append(_FOLDER / "forward.cu")
+    return KernelSource((*before, _FOLDER / file), name)
 
 
 def fast(pass_: str, dtype: torch.dtype, width: int, packed: bool, channels: int) -> KernelSource:
