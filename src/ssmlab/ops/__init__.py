@@ -7,6 +7,7 @@ from ssmlab.ops.selective_scan import (
     selective_scan,
     selective_scan_fn,
     selective_scan_update,
+    selective_state_update,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "selective_scan",
     "selective_scan_fn",
     "selective_scan_update",
+    "selective_state_update",
 ]

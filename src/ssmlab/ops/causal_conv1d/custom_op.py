@@ -86,3 +86,41 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
 
 
 forward_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+@torch.library.custom_op("ssmlab::causal_conv1d_update", mutates_args=())
+def update_op(
+    x: Tensor,
+    state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    slots: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor]:
+    """One step on a GPU: y (B, D) and the new states (B, W-1, D) of the rows."""
+    target = state.new_empty((x.shape[0], *state.shape[1:]))
+    y = module("cuda").update(x, state, target, weight, bias, slots, silu)
+    return y, target
+
+
+@update_op.register_fake
+def _(x, state, weight, bias, slots, silu):
+    return x.new_empty(x.shape), state.new_empty((x.shape[0], *state.shape[1:]))
+
+
+@torch.library.custom_op("ssmlab::causal_conv1d_update_", mutates_args=("state",))
+def update_op_(
+    x: Tensor,
+    state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    slots: Tensor | None,
+    silu: bool,
+) -> Tensor:
+    """As ``update_op``, the states moved on in place."""
+    return module("cuda").update(x, state, state, weight, bias, slots, silu)
+
+
+@update_op_.register_fake
+def _(x, state, weight, bias, slots, silu):
+    return x.new_empty(x.shape)

@@ -25,17 +25,24 @@ _NAME = "mamba_inner"
 RECOMPUTE = ("inputs", "scan")
 
 
-def inner_backend(device: torch.device, dtype: torch.dtype, is_complex: bool) -> str | None:
+@torch.compiler.assume_constant_result
+def inner_backend(
+    device: torch.device, dtype: torch.dtype, is_complex: bool, asked: str | None = None
+) -> str | None:
     """The compiled backend that the fused block runs on, None where there is none.
 
     Args:
         device: where the tensors are.
         dtype: of xz.
         is_complex: whether A is complex.
+        asked: a backend by name, instead of the fastest.
+
+    Raises:
+        ValueError: the backend asked for is unknown or does not work there.
     """
+    chosen = choose_backend(asked, device)
     if is_complex or (device.type == "cuda" and dtype == torch.float64):
         return None
-    chosen = choose_backend(None, device)
     return None if chosen == "reference" else chosen
 
 
@@ -92,8 +99,8 @@ def mamba_inner(
         *(A, B, C, D, out_proj_weight, out_proj_bias),
     )
     _check(xz, weights, cu_seqlens, recompute)
-    chosen = backend or inner_backend(xz.device, xz.dtype, A.is_complex())
-    if chosen is None or choose_backend(chosen, xz.device) == "reference":
+    chosen = inner_backend(xz.device, xz.dtype, A.is_complex(), backend)
+    if chosen is None:
         raise ValueError(
             f"{_NAME}: no compiled backend works for {xz.dtype} on {xz.device} with "
             f"{'complex' if A.is_complex() else 'real'} A; use the operators one after another"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ssmlab.ops.mamba_inner import passes
 from ssmlab.ops.mamba_inner.passes import Weights
-from ssmlab.ops.selective_scan.operator import kept_shape
-from ssmlab.ops.selective_scan.reference import compute_dtype
+from ssmlab.ops.selective_scan import operator as _scan  # noqa: F401, registers what is traced
+from ssmlab.ops.selective_scan.reference import compute_dtype, state_dtype
 
 
 @torch.library.custom_op("ssmlab::mamba_inner", mutates_args=())
@@ -45,9 +45,19 @@ def _(
     out = xz.new_empty((*xz.shape[:2], out_proj.shape[0]))
     if not keep_scan:
         return out, xz.new_empty(0), xz.new_empty(0)
-    y = xz.new_empty((*xz.shape[:2], A.shape[0]))
-    dtype = compute_dtype(xz, A, B, C, D, dt_bias)
-    return out, y, xz.new_empty(kept_shape(y, A, cu_seqlens, True), dtype=dtype)
+    x, z = xz.chunk(2, dim=-1)
+    # What the scan keeps is its backend's business: its own tracing says how much that is.
+    factor = xz.new_empty((*xz.shape[:2], A.shape[1]), dtype=_factor_dtype(xz, A))
+    y, _, kept = torch.ops.ssmlab.selective_scan(
+        *(torch.empty_like(x), torch.empty_like(x), A),
+        *(factor if B is None else B, factor if C is None else C, D, z, dt_bias),
+        *(None, cu_seqlens, True, True, backend),
+    )
+    return out, y, kept
+
+
+def _factor_dtype(xz: Tensor, A: Tensor) -> torch.dtype:
+    return state_dtype(compute_dtype(xz), True) if A.is_complex() else xz.dtype
 
 
 @torch.library.custom_op("ssmlab::mamba_inner_backward", mutates_args=())

@@ -27,13 +27,15 @@ def step_variants() -> list[KernelSource]:
     return [step_source(*pair, vector) for pair in ordered for vector in (_VECTOR, 1)]
 
 
-def supports(state: Tensor, u: Tensor, A: Tensor) -> bool:
-    """Whether the kernel computes a step in these dtypes: real and of at most float32."""
-    return (
-        u.dtype in _NAMES
-        and A.dtype in _NAMES
-        and state.dtype in (torch.float32, u.dtype)
-    )
+def supports(state: Tensor, u: Tensor, A: Tensor, *others: Tensor | None) -> bool:
+    """Whether the kernel computes a step in these dtypes: real and of at most float32.
+
+    A state narrower than float32 must be of the one dtype of all activations (``u``, ``others``).
+    """
+    given = (state, u, A, *(t for t in others if t is not None))
+    if any(t.dtype not in _NAMES for t in given):
+        return False
+    return state.dtype == torch.float32 or all(t.dtype == state.dtype for t in given if t is not A)
 
 
 def step(
@@ -67,8 +69,6 @@ def step(
         u, delta, B, C = (t.to(torch.float32) for t in (u, delta, B, C))
         z = None if z is None else z.to(torch.float32)
     out = torch.empty_like(y, dtype=u.dtype) if mixed else y
-    if mixed and source.dtype not in (torch.float32, u.dtype):
-        raise AssertionError("a narrow state with activations of several dtypes")
     u, B, C = _side_by_side(u), _side_by_side(B), _side_by_side(C)
     z = None if z is None else _side_by_side(z)
     A = A.to(torch.float32).contiguous()
