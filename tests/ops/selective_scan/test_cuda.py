@@ -197,11 +197,10 @@ def test_cuda_graph() -> None:
         return (y, *torch.autograd.grad(y, [t for t in args if t is not None], grad))
 
     torch.use_deterministic_algorithms(False)
-    expected = [t.clone() for t in step()]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
+    with torch.cuda.stream(stream):  # no graph of autograd may live on from another stream
+        expected = [t.detach().clone() for t in step()]
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -17,7 +17,7 @@ from ssmlab.ops.selective_scan.cuda.inputs import (
     Sizes,
     dense,
     element_dtype,
-    is_paired,
+    is_aligned,
     rows,
     sizes_of,
 )
@@ -40,19 +40,19 @@ def forward_source(
     softplus: bool,
     gate: bool,
     save: bool,
-    paired: bool,
+    aligned: bool,
 ) -> KernelSource:
     """The forward kernel of a layout."""
-    flags = ", ".join(str(flag).lower() for flag in (softplus, gate, save, paired))
+    flags = ", ".join(str(flag).lower() for flag in (softplus, gate, save, aligned))
     name = f"scan_forward<{CPP_NAMES[dtype]}, {plan.cpp()}, {mode}, {flags}, {plan.min_blocks}>"
     return KernelSource(FILES, name)
 
 
 def backward_source(
-    plan: BackwardPlan, dtype: torch.dtype, softplus: bool, gate: bool, paired: bool
+    plan: BackwardPlan, dtype: torch.dtype, softplus: bool, gate: bool, aligned: bool
 ) -> KernelSource:
     """The backward kernel of a layout."""
-    flags = ", ".join(str(flag).lower() for flag in (softplus, gate, paired))
+    flags = ", ".join(str(flag).lower() for flag in (softplus, gate, aligned))
     name = f"scan_backward<{CPP_NAMES[dtype]}, {plan.cpp()}, {flags}, {plan.min_blocks}>"
     return KernelSource(FILES, name)
 
@@ -156,7 +156,7 @@ def forward(
     last = torch.empty((sizes.sequences, *A.shape), dtype=torch.float32, device=u.device)
     items, blocks = sizes.items(plan.chunk), sizes.blocks(plan.channels)
     split = plan.chunk < sizes.length
-    paired = is_paired(sizes, u, delta, z, B, C)
+    aligned = is_aligned(sizes, u, delta, z, B, C)
 
     states = chunk_sum = None
     if split:
@@ -175,7 +175,13 @@ def forward(
 
     def launch(mode: int) -> None:
         source = forward_source(
-            plan, dtype, mode, softplus, z is not None and mode == OUTPUT, save and not mode, paired
+            plan,
+            dtype,
+            mode,
+            softplus,
+            z is not None and mode == OUTPUT,
+            save and not mode,
+            aligned,
         )
         _kernel(source, u)(
             arguments(states),
@@ -253,7 +259,7 @@ def backward(
     A_, D_, bias, dlast = (dense(t) for t in (A, D, delta_bias, grad_last))
     split = plan.chunk < sizes.length
     items, blocks = sizes.items(plan.chunk), sizes.blocks(plan.channels)
-    paired = is_paired(sizes, u, delta, z, B, C, dout)
+    aligned = is_aligned(sizes, u, delta, z, B, C, dout)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
@@ -280,7 +286,7 @@ def backward(
         shape = replace(shape, chunk=plan.chunk)
         states, chunk_sum = _chunk_buffers(sizes, items, device)
         state_blocks = sizes.blocks(shape.channels)
-        _kernel(forward_source(shape, dtype, REVERSE, softplus, z is not None, False, paired), u)(
+        _kernel(forward_source(shape, dtype, REVERSE, softplus, z is not None, False, aligned), u)(
             [
                 *(u, delta, z, B, C, dout, A_, D_, bias, None),
                 *(None, None, None, None, states, chunk_sum, sizes.offsets),
@@ -294,7 +300,7 @@ def backward(
         )
         scan_over_chunks(sizes, plan.chunk, A_, dlast, states, chunk_sum, dh0, reverse=True)
 
-    _kernel(backward_source(plan, dtype, softplus, z is not None, paired), u)(
+    _kernel(backward_source(plan, dtype, softplus, z is not None, aligned), u)(
         [
             *(u, delta, z, B, C, dout, y_pre, A_, D_, bias, kept, states, dlast),
             *(du, ddelta, dz, dBC, dA, dD, dbias, None if split else dh0, sizes.offsets),

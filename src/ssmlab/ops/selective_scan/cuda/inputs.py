@@ -118,15 +118,15 @@ def dense(x: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor | None
     return None if x is None else x.detach().to(dtype).contiguous()
 
 
-def is_paired(sizes: Sizes, *tensors: Tensor | None) -> bool:
-    """Whether two neighbouring elements can be loaded at once anywhere in these tensors."""
-    if sizes.channels % 2 or sizes.segment % 2 or sizes.states % 2:
+def is_aligned(sizes: Sizes, *tensors: Tensor | None) -> bool:
+    """Whether four neighbouring elements can be loaded at once anywhere in these tensors."""
+    if sizes.segment % 4 or sizes.states % 4:
         return False
     return all(
         t is None
         or (
-            t.data_ptr() % (2 * t.element_size()) == 0
-            and all(s % 2 == 0 for s, n in zip(t.stride()[:-1], t.shape[:-1], strict=True) if n > 1)
+            t.data_ptr() % (4 * t.element_size()) == 0
+            and all(s % 4 == 0 for s, n in zip(t.stride()[:-1], t.shape[:-1], strict=True) if n > 1)
         )
         for t in tensors
     )

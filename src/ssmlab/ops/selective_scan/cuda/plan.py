@@ -73,7 +73,7 @@ class BackwardPlan:
         """Bytes of shared memory a block, as BackwardShape has it."""
         pairs, warps = 4 * self.WC, self.WS * self.WC
         tile = self.TT * (6 * pairs + 32 * self.WS + 2 * self.WS * 2 * pairs)
-        return 4 * (tile + warps * (2 * 4 * 144 + self.TT * 36) + 4 * self.threads)
+        return 4 * (tile + warps * (2 * 4 * 144 + self.TT * 36) + 8 * self.threads)
 
     def cpp(self) -> str:
         """Its template arguments."""

@@ -17,12 +17,14 @@ def variants() -> list[KernelSource]:
         found += [_forward(plan, dtype, 0, True, False) for dtype in types]
     for plan in backwards:
         found += [
-            fast.backward_source(plan, dtype, softplus=True, gate=True, paired=paired)
+            fast.backward_source(plan, dtype, softplus=True, gate=True, aligned=aligned)
             for dtype in types
-            for paired in (True, False)
+            for aligned in (True, False)
         ]
     found += [
-        fast.backward_source(backwards[0], torch.bfloat16, softplus=False, gate=False, paired=True),
+        fast.backward_source(
+            backwards[0], torch.bfloat16, softplus=False, gate=False, aligned=True
+        ),
         _forward(forwards[0], torch.bfloat16, 0, False, True),
     ]
     found += [fast.sum_source(dtype) for dtype in types]
@@ -38,8 +40,8 @@ def variants() -> list[KernelSource]:
 
 
 def _forward(
-    plan: ForwardPlan, dtype: torch.dtype, mode: int, flags: bool, paired: bool
+    plan: ForwardPlan, dtype: torch.dtype, mode: int, flags: bool, aligned: bool
 ) -> KernelSource:
     save = flags and mode == fast.OUTPUT
     gate = flags and mode != fast.STATE
-    return fast.forward_source(plan, dtype, mode, flags, gate, save, paired)
+    return fast.forward_source(plan, dtype, mode, flags, gate, save, aligned)

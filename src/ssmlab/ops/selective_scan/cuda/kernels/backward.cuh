@@ -69,7 +69,7 @@ struct BackwardShape {
   static constexpr int CT = 8 * WC;
   static constexpr int WARPS = WS * WC;
   static constexpr int THREADS = 32 * WARPS;
-  static constexpr int PAIRS = CT / 2;
+  static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
   static constexpr int STEP = 144;           // floats a step of a warp's parts: 32 x 4, padded
   static constexpr int RED = 36;             // floats a step of a warp's dB, dC: 2 x 16, padded
   static constexpr int DX = TT * PAIRS * 4;
@@ -78,17 +78,15 @@ struct BackwardShape {
   static constexpr int SUM = TT * WS * CT * 2;
   static constexpr int PART = WARPS * 2 * 4 * STEP;
   static constexpr int REDUCE = WARPS * TT * RED;
-  static constexpr int SHARED = (DX + DY + BC + SUM + PART + REDUCE + THREADS * 4) * 4;
+  static constexpr int SHARED = (DX + DY + BC + SUM + PART + REDUCE + THREADS * 8) * 4;
 };
 
-template <typename T, int WS, int WC, int TT, int WIN, bool SOFTPLUS, bool GATE, bool PAIRED,
+template <typename T, int WS, int WC, int TT, int WIN, bool SOFTPLUS, bool GATE, bool ALIGNED,
           int MIN_BLOCKS>
 __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(BackwardParams p) {
   using F = BackwardShape<WS, WC, TT>;
-  using Raw = typename Pair<T>::Raw;
   constexpr bool EXACT = IsFloat<T>::value;
-  constexpr int ROW_STEP = F::THREADS / F::PAIRS, ROWS = TT / ROW_STEP;
-  static_assert(ROWS >= 1, "tile too short for this many threads");
+  constexpr int ROW_STEP = F::THREADS / F::QUADS, ROWS = TT > ROW_STEP ? TT / ROW_STEP : 1;
 
   extern __shared__ __align__(16) float shared[];
   float4* s_dx = reinterpret_cast<float4*>(shared);          // [TT][PAIRS] delta, delta u of a pair
@@ -97,7 +95,7 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
   float2* s_sum = reinterpret_cast<float2*>(s_bc + F::BC);   // [TT][WS][CT] sums over states
   float* s_part = s_bc + F::BC + F::SUM;                     // [WARPS][2][4][STEP]
   float* s_red = s_part + F::PART;                           // [WARPS][TT][RED]
-  float4* s_own = reinterpret_cast<float4*>(s_red + F::REDUCE);  // [THREADS]
+  float4* s_own = reinterpret_cast<float4*>(s_red + F::REDUCE);  // [2][THREADS]
 
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, g = lane >> 2, q = lane & 3;
   const int wc = warp % WC, ws = warp / WC;
@@ -124,73 +122,94 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
       else if (real && p.dlast != nullptr) carry[j][s] = p.dlast[(span.sequence * D + d) * N + n];
     }
 
-  const int lp = tid % F::PAIRS, lr = tid / F::PAIRS, valid = ch.count - 2 * lp;
-  const int d_first = int(ch.first), d_pair_ = d_first + 2 * lp, batch_ = int(span.batch);
+  // What this thread loads: channels 4 lq ... 4 lq + 3 of rows lr, lr + ROW_STEP, ... of a tile.
+  const int lq = tid % F::QUADS, lr = tid / F::QUADS, valid = ch.count - 4 * lq;
+  const int d_first = int(ch.first), d_quad_ = d_first + 4 * lq, batch_ = int(span.batch);
   const i64 from_ = span.from;
   const int steps = int(span.to - span.from);
+  const bool whole = ALIGNED && ch.count == F::CT && N == F::N;
   // Kept states of this chunk; the next segment's lie N D behind.
   const i64 kept_ = (kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT) * N * D;
-  s_own[tid] = make_float4(0.f, 0.f, 0.f, 0.f);  // sums for dD and dbias of this thread's pair
+  const float4 none = make_float4(0.f, 0.f, 0.f, 0.f);
+  // Sums for dD and dbias of this thread's channels.
+  s_own[tid] = none, s_own[F::THREADS + tid] = none;
 
 #pragma unroll 1
   for (int t0 = (steps - 1) / TT * TT; t0 >= 0; t0 -= TT) {
     // Pointers are made anew from the parameters in each tile: kept, they would take the registers
     // that the window below needs.
     const i64 batch = opaque(batch_), from = from_ + t0;
-    const int d_pair = opaque(d_pair_);
-    const i64 dense = (batch * p.length + from) * D + d_pair;  // tensors we allocate: (B, L, D)
-    const i64 u_at = batch * p.u_b + from * p.u_t + d_pair;
-    {
-      float2 bias = make_float2(0.f, 0.f);
-      if (p.bias != nullptr) {
-        if (valid >= 1) bias.x = p.bias[d_pair];
-        if (valid >= 2) bias.y = p.bias[d_pair + 1];
-      }
+    const int d_quad = opaque(d_quad_);
+    const i64 dense = (batch * p.length + from + lr) * D + d_quad;  // tensors we allocate: (B, L, D)
+    const int u_t = int(p.u_t);
+    const i64 u_at = batch * p.u_b + (from + lr) * u_t + d_quad;
+    const bool full = whole && t0 + TT <= steps;
+    auto load_tile = [&](auto whole_tile) {
+      constexpr bool FULL = decltype(whole_tile)::value;
+      const float4 bias =
+          p.bias != nullptr ? load_quad<float, false, FULL>(p.bias + d_quad, valid) : none;
+      const int delta_t = int(p.delta_t), dout_t = int(p.dout_t), z_t = int(p.z_t);
       const T* u = static_cast<const T*>(p.u) + u_at;
-      const T* delta = static_cast<const T*>(p.delta) + batch * p.delta_b + from * p.delta_t + d_pair;
-      const T* dout = static_cast<const T*>(p.dout) + batch * p.dout_b + from * p.dout_t + d_pair;
-      const T* z = GATE ? static_cast<const T*>(p.z) + batch * p.z_b + from * p.z_t + d_pair : nullptr;
+      const T* delta =
+          static_cast<const T*>(p.delta) + batch * p.delta_b + (from + lr) * delta_t + d_quad;
+      const T* dout = static_cast<const T*>(p.dout) + batch * p.dout_b + (from + lr) * dout_t + d_quad;
+      const T* z =
+          GATE ? static_cast<const T*>(p.z) + batch * p.z_b + (from + lr) * z_t + d_quad : nullptr;
       const T* y_pre = static_cast<const T*>(p.y_pre) + dense;
       T* dz = static_cast<T*>(p.dz) + dense;
       float4 own = s_own[tid];
 #pragma unroll
       for (int i = 0; i < ROWS; i++) {
         const int r = lr + i * ROW_STEP;
-        const int n = t0 + r < steps ? valid : 0;
-        const float2 x = Pair<T>::unpack(load_pair<T, PAIRED>(u + r * p.u_t, n));
-        float2 d = Pair<T>::unpack(load_pair<T, PAIRED>(delta + r * p.delta_t, n));
-        float2 dy = Pair<T>::unpack(load_pair<T, PAIRED>(dout + r * p.dout_t, n));
-        d.x += bias.x, d.y += bias.y;
-        if constexpr (SOFTPLUS) d.x = softplus(d.x), d.y = softplus(d.y);
-        if (t0 + r >= steps) d = make_float2(0.f, 0.f);  // a step that changes nothing
+        if (TT < ROW_STEP && r >= TT) break;
+        const int n = FULL || t0 + r < steps ? valid : 0;
+        const float4 x =
+            Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(u + i * ROW_STEP * u_t, n));
+        float4 d =
+            Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(delta + i * ROW_STEP * delta_t, n));
+        float4 dy = Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(dout + i * ROW_STEP * dout_t, n));
+        d.x += bias.x, d.y += bias.y, d.z += bias.z, d.w += bias.w;
+        if constexpr (SOFTPLUS)
+          d.x = softplus(d.x), d.y = softplus(d.y), d.z = softplus(d.z), d.w = softplus(d.w);
+        if (!FULL && t0 + r >= steps) d = none;  // a step that changes nothing
         if constexpr (GATE) {
-          const float2 w = Pair<T>::unpack(load_pair<T, PAIRED>(z + r * p.z_t, n));
-          const float2 v = Pair<T>::unpack(load_pair<T, PAIRED>(y_pre + r * D, n));
-          const float sx = sigmoid(w.x), sy = sigmoid(w.y);
-          store_pair<T, PAIRED>(dz + r * D,
-                                make_float2(dy.x * v.x * sx * fmaf(w.x, 1.f - sx, 1.f),
-                                            dy.y * v.y * sy * fmaf(w.y, 1.f - sy, 1.f)),
-                                n);
-          dy.x *= w.x * sx, dy.y *= w.y * sy;
+          const float4 w = Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(z + i * ROW_STEP * z_t, n));
+          const float4 v = Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(y_pre + i * ROW_STEP * D, n));
+          const float4 s = make_float4(sigmoid(w.x), sigmoid(w.y), sigmoid(w.z), sigmoid(w.w));
+          store_quad<T, ALIGNED, FULL>(dz + i * ROW_STEP * D,
+                                       make_float4(dy.x * v.x * s.x * fmaf(w.x, 1.f - s.x, 1.f),
+                                                   dy.y * v.y * s.y * fmaf(w.y, 1.f - s.y, 1.f),
+                                                   dy.z * v.z * s.z * fmaf(w.z, 1.f - s.z, 1.f),
+                                                   dy.w * v.w * s.w * fmaf(w.w, 1.f - s.w, 1.f)),
+                                       n);
+          dy.x *= w.x * s.x, dy.y *= w.y * s.y, dy.z *= w.z * s.z, dy.w *= w.w * s.w;
         }
         own.x = fmaf(dy.x, x.x, own.x), own.y = fmaf(dy.y, x.y, own.y);
-        s_dx[r * F::PAIRS + lp] = make_float4(d.x, d.x * x.x, d.y, d.y * x.y);
-        s_dy[r * F::PAIRS + lp] = dy;
+        own.z = fmaf(dy.z, x.z, own.z), own.w = fmaf(dy.w, x.w, own.w);
+        s_dx[r * F::PAIRS + 2 * lq] = make_float4(d.x, d.x * x.x, d.y, d.y * x.y);
+        s_dx[r * F::PAIRS + 2 * lq + 1] = make_float4(d.z, d.z * x.z, d.w, d.w * x.w);
+        *reinterpret_cast<float4*>(s_dy + r * F::PAIRS + 2 * lq) = dy;
       }
       s_own[tid] = own;
-    }
-    const T* B = static_cast<const T*>(p.B) + batch * p.B_b + from * p.B_t + d_first / p.group_B * p.B_g;
-    const T* C = static_cast<const T*>(p.C) + batch * p.C_b + from * p.C_t + d_first / p.group_C * p.C_g;
-    constexpr int BC_PAIRS = TT * F::N / 2;
+      const int B_t = int(p.B_t), C_t = int(p.C_t);
+      const T* B = static_cast<const T*>(p.B) + batch * p.B_b + from * B_t + d_first / p.group_B * p.B_g;
+      const T* C = static_cast<const T*>(p.C) + batch * p.C_b + from * C_t + d_first / p.group_C * p.C_g;
+      constexpr int BC_QUADS = TT * F::N / 4;
 #pragma unroll
-    for (int e = tid; e < BC_PAIRS; e += F::THREADS) {
-      const int r = e / (F::N / 2), n = e % (F::N / 2) * 2;
-      const int left = t0 + r < steps ? N - n : 0;
-      const float2 b = Pair<T>::unpack(load_pair<T, PAIRED>(B + r * p.B_t + n, left));
-      const float2 c = Pair<T>::unpack(load_pair<T, PAIRED>(C + r * p.C_t + n, left));
-      float* at = s_bc + ((r * WS + n / 16) * 8 + n % 8) * 4 + (n % 16) / 8;
-      at[0] = b.x, at[2] = c.x, at[4] = b.y, at[6] = c.y;
-    }
+      for (int i = 0; i < (BC_QUADS + F::THREADS - 1) / F::THREADS; i++) {
+        const int e = tid + i * F::THREADS;
+        if (BC_QUADS % F::THREADS && e >= BC_QUADS) break;
+        const int r = e / (F::N / 4), n = e % (F::N / 4) * 4;
+        const int left = FULL || t0 + r < steps ? N - n : 0;
+        const float4 b = Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(B + (r * B_t + n), left));
+        const float4 c = Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(C + (r * C_t + n), left));
+        float* at = s_bc + ((r * WS + n / 16) * 8 + n % 8) * 4 + (n % 16) / 8;
+        at[0] = b.x, at[2] = c.x, at[4] = b.y, at[6] = c.y;
+        at[8] = b.z, at[10] = c.z, at[12] = b.w, at[14] = c.w;
+      }
+    };
+    if (full) load_tile(Full());
+    else load_tile(Ragged());
     __syncthreads();
 
 #pragma unroll 1
@@ -198,11 +217,13 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
       if (t0 + s0 >= steps) continue;
       float start[2][2];
       {
-        const float* kept = p.kept + kept_ + i64((t0 + s0) / SEGMENT) * N * D + d_first + 2 * pair;
+        const float* kept =
+            p.kept + (kept_ + (i64((t0 + s0) / SEGMENT) * N + n0) * D + d_first + 2 * pair);
 #pragma unroll
         for (int s = 0; s < 2; s++) {
-          const int n = n0 + 8 * s;
-          const float2 v = load_pair<float, PAIRED>(kept + n * D, n < N ? lane_valid : 0);
+          const float2 v = full ? load_two<ALIGNED, true>(kept + 8 * s * D, 2)
+                                : load_two<ALIGNED, false>(kept + 8 * s * D,
+                                                           n0 + 8 * s < N ? lane_valid : 0);
           start[0][s] = v.x, start[1][s] = v.y;
         }
       }
@@ -300,49 +321,69 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
     }
     __syncthreads();
 
-    {
-      float2 skip = make_float2(0.f, 0.f);
-      if (p.D != nullptr) {
-        if (valid >= 1) skip.x = p.D[d_pair];
-        if (valid >= 2) skip.y = p.D[d_pair + 1];
-      }
+    auto store_tile = [&](auto whole_tile) {
+      constexpr bool FULL = decltype(whole_tile)::value;
+      const float4 skip =
+          p.D != nullptr ? load_quad<float, false, FULL>(p.D + d_quad, valid) : none;
       const T* u = static_cast<const T*>(p.u) + u_at;
       T* du = static_cast<T*>(p.du) + dense;
       T* ddelta = static_cast<T*>(p.ddelta) + dense;
-      float4 own = s_own[tid];
+      float4 own = s_own[F::THREADS + tid];
 #pragma unroll
       for (int i = 0; i < ROWS; i++) {
         const int r = lr + i * ROW_STEP;
-        const int n = t0 + r < steps ? valid : 0;
-        const float2 x = Pair<T>::unpack(load_pair<T, PAIRED>(u + r * p.u_t, n));
-        const float4 dx = s_dx[r * F::PAIRS + lp];
-        const float2 dy = s_dy[r * F::PAIRS + lp];
-        float4 v = make_float4(0.f, 0.f, 0.f, 0.f);  // sum dh B, sum dh w A of two channels
+        if (TT < ROW_STEP && r >= TT) break;
+        const int n = FULL || t0 + r < steps ? valid : 0;
+        const float4 x =
+            Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(u + i * ROW_STEP * u_t, n));
+        const float4 dx0 = s_dx[r * F::PAIRS + 2 * lq], dx1 = s_dx[r * F::PAIRS + 2 * lq + 1];
+        const float4 dy = *reinterpret_cast<const float4*>(s_dy + r * F::PAIRS + 2 * lq);
+        float4 v0 = none, v1 = none;  // of each channel sum dh B and sum dh w A
 #pragma unroll
         for (int k = 0; k < WS; k++) {
-          const float4 one = *reinterpret_cast<const float4*>(s_sum + (r * WS + k) * F::CT + 2 * lp);
-          v.x += one.x, v.y += one.y, v.z += one.z, v.w += one.w;
+          const float4* at = reinterpret_cast<const float4*>(s_sum + (r * WS + k) * F::CT + 4 * lq);
+          const float4 a = at[0], b = at[1];
+          v0.x += a.x, v0.y += a.y, v0.z += a.z, v0.w += a.w;
+          v1.x += b.x, v1.y += b.y, v1.z += b.z, v1.w += b.w;
         }
-        float2 grad = make_float2(fmaf(x.x, v.x, v.y), fmaf(x.y, v.z, v.w));
-        if constexpr (SOFTPLUS) grad.x *= softplus_slope(dx.x), grad.y *= softplus_slope(dx.z);
-        if (n >= 1) own.z += grad.x;
-        if (n >= 2) own.w += grad.y;
-        store_pair<T, PAIRED>(ddelta + r * D, grad, n);
-        store_pair<T, PAIRED>(
-            du + r * D, make_float2(fmaf(dx.x, v.x, skip.x * dy.x), fmaf(dx.z, v.z, skip.y * dy.y)), n);
+        float4 grad = make_float4(fmaf(x.x, v0.x, v0.y), fmaf(x.y, v0.z, v0.w),
+                                  fmaf(x.z, v1.x, v1.y), fmaf(x.w, v1.z, v1.w));
+        if constexpr (SOFTPLUS) {
+          grad.x *= softplus_slope(dx0.x), grad.y *= softplus_slope(dx0.z);
+          grad.z *= softplus_slope(dx1.x), grad.w *= softplus_slope(dx1.z);
+        }
+        if (n > 0) own.x += grad.x;
+        if (n > 1) own.y += grad.y;
+        if (n > 2) own.z += grad.z;
+        if (n > 3) own.w += grad.w;
+        store_quad<T, ALIGNED, FULL>(ddelta + i * ROW_STEP * D, grad, n);
+        store_quad<T, ALIGNED, FULL>(
+            du + i * ROW_STEP * D,
+            make_float4(fmaf(dx0.x, v0.x, skip.x * dy.x), fmaf(dx0.z, v0.z, skip.y * dy.y),
+                        fmaf(dx1.x, v1.x, skip.z * dy.z), fmaf(dx1.z, v1.z, skip.w * dy.w)),
+            n);
       }
-      s_own[tid] = own;
-    }
+      s_own[F::THREADS + tid] = own;
+      // Sums over this block's channels: four states of dB or of dC at a time.
+      constexpr int RED_QUADS = TT * F::N / 2;
 #pragma unroll
-    for (int e = tid; e < TT * 2 * F::N; e += F::THREADS) {
-      const int r = e / (2 * F::N), which = e / F::N % 2, n = e % F::N;
-      const float* red = s_red + ((n / 16 * WC) * TT + r) * F::RED + which * 16 + n % 16;
-      float total = red[0];
+      for (int i = 0; i < (RED_QUADS + F::THREADS - 1) / F::THREADS; i++) {
+        const int e = tid + i * F::THREADS;
+        if (RED_QUADS % F::THREADS && e >= RED_QUADS) break;
+        const int r = e / (F::N / 2), which = e / (F::N / 4) % 2, n = e % (F::N / 4) * 4;
+        const float* red = s_red + ((n / 16 * WC) * TT + r) * F::RED + which * 16 + n % 16;
+        float4 total = *reinterpret_cast<const float4*>(red);
 #pragma unroll
-      for (int k = 1; k < WC; k++) total += red[k * TT * F::RED];
-      if (t0 + r < steps && n < N)
-        p.dBC[((block * p.rows + batch * p.length + from + r) * 2 + which) * N + n] = total;
-    }
+        for (int k = 1; k < WC; k++) {
+          const float4 one = *reinterpret_cast<const float4*>(red + k * TT * F::RED);
+          total.x += one.x, total.y += one.y, total.z += one.z, total.w += one.w;
+        }
+        float* at = p.dBC + (((block * p.rows + batch * p.length + from + r) * 2 + which) * N + n);
+        store_quad<float, ALIGNED, FULL>(at, total, FULL || t0 + r < steps ? N - n : 0);
+      }
+    };
+    if (full) store_tile(Full());
+    else store_tile(Ragged());
     // The next tile's loads write s_dx, s_dy, s_bc, of which s_dx and s_dy are read above.
     __syncthreads();
   }
@@ -357,16 +398,15 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
       if (p.dh0 != nullptr) p.dh0[(span.sequence * D + d_lane + j) * N + n] = carry[j][s];
     }
   __syncthreads();
-  if (tid < F::PAIRS) {
-    float4 total = s_own[tid];
-    for (int k = 1; k < ROW_STEP; k++) {
-      const float4 one = s_own[k * F::PAIRS + tid];
-      total.x += one.x, total.y += one.y, total.z += one.z, total.w += one.w;
+  if (tid < F::QUADS) {
+    float4 total_D = none, total_bias = none;
+    for (int k = 0; k < ROW_STEP; k++) {
+      const float4 a = s_own[k * F::QUADS + tid], b = s_own[F::THREADS + k * F::QUADS + tid];
+      total_D.x += a.x, total_D.y += a.y, total_D.z += a.z, total_D.w += a.w;
+      total_bias.x += b.x, total_bias.y += b.y, total_bias.z += b.z, total_bias.w += b.w;
     }
-    float* out_D = p.dD + item * D + d_pair_;
-    float* out_bias = p.dbias + item * D + d_pair_;
-    if (valid >= 1) out_D[0] = total.x, out_bias[0] = total.z;
-    if (valid >= 2) out_D[1] = total.y, out_bias[1] = total.w;
+    store_quad<float, false, false>(p.dD + item * D + d_quad_, total_D, valid);
+    store_quad<float, false, false>(p.dbias + item * D + d_quad_, total_bias, valid);
   }
 }
 

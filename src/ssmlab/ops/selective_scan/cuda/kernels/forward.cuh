@@ -18,28 +18,6 @@ struct ForwardParams {
   i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks;
 };
 
-// PAIRED: rows start at even elements and are aligned for two; else element by element.
-template <typename T, bool PAIRED>
-__device__ __forceinline__ typename Pair<T>::Raw load_pair(const T* p, int valid) {
-  if (valid >= 2) {
-    if constexpr (PAIRED) return *reinterpret_cast<const typename Pair<T>::Raw*>(p);
-    else return Pair<T>::join(p[0], p[1]);
-  }
-  if (valid == 1) return Pair<T>::join(p[0], from_float<T>(0.f));
-  return Pair<T>::zero();
-}
-template <typename T, bool PAIRED>
-__device__ __forceinline__ void store_pair(T* p, float2 v, int valid) {
-  if (valid >= 2) {
-    if constexpr (PAIRED) {
-      *reinterpret_cast<typename Pair<T>::Raw*>(p) = Pair<T>::pack(v);
-      return;
-    }
-    p[1] = from_float<T>(v.y);
-  }
-  if (valid >= 1) p[0] = from_float<T>(v.x);
-}
-
 template <int S>
 __device__ __forceinline__ void load_vector(float (&v)[S], const float* p) {
   if constexpr (S == 4) {
@@ -58,7 +36,7 @@ struct ForwardShape {
   static constexpr int N = 4 * S * WS;      // states, padded
   static constexpr int CT = 16 * WC;        // channels
   static constexpr int THREADS = 32 * WS * WC;
-  static constexpr int PAIRS = CT / 2;
+  static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
   static constexpr int PARTS = 4 * WS;      // lanes that share a channel's states
   static constexpr int Y_STRIDE = PAIRS + 4;  // in float2; the padding avoids bank conflicts
   static constexpr int SHARED_STATE = (TT * PAIRS * 4 + TT * N) * 4;
@@ -66,12 +44,12 @@ struct ForwardShape {
 };
 
 template <typename T, int S, int WS, int WC, int TT, int MODE, bool SOFTPLUS, bool GATE, bool SAVE,
-          bool PAIRED, int MIN_BLOCKS>
+          bool ALIGNED, int MIN_BLOCKS>
 __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_forward(ForwardParams p) {
   using F = ForwardShape<S, WS, WC, TT>;
-  using Raw = typename Pair<T>::Raw;
-  constexpr bool REVERSE = MODE == 2;
-  constexpr int ROW_STEP = F::THREADS / F::PAIRS, ROWS = TT / ROW_STEP;
+  using Raw = typename Quad<T>::Raw;
+  constexpr bool REVERSE = MODE == 2, LOAD_Z = GATE && MODE != 1;
+  constexpr int ROW_STEP = F::THREADS / F::QUADS, ROWS = TT / ROW_STEP;
   static_assert(ROWS >= 1 && TT % SEGMENT == 0, "tile too short for this many threads");
 
   extern __shared__ __align__(16) float shared[];
@@ -107,89 +85,103 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_forward(Forward
     }
   float sum[2] = {0.f, 0.f};
 
-  // What this thread loads: pair `lp`, rows lr, lr + ROW_STEP, ... of a tile.
-  const int lp = tid % F::PAIRS, lr = tid / F::PAIRS, valid = ch.count - 2 * lp;
-  const i64 d_pair = ch.first + 2 * lp;
-  float2 bias = make_float2(0.f, 0.f), skip = make_float2(0.f, 0.f);
-  if (p.bias != nullptr) {
-    if (valid >= 1) bias.x = p.bias[d_pair];
-    if (valid >= 2) bias.y = p.bias[d_pair + 1];
-  }
-  if (MODE == 0 && p.D != nullptr) {
-    if (valid >= 1) skip.x = p.D[d_pair];
-    if (valid >= 2) skip.y = p.D[d_pair + 1];
-  }
-  const T* u = static_cast<const T*>(REVERSE ? p.dout : p.u) + d_pair +
-               span.batch * (REVERSE ? p.dout_b : p.u_b);
-  const i64 u_t = REVERSE ? p.dout_t : p.u_t;
-  const T* delta = static_cast<const T*>(p.delta) + d_pair + span.batch * p.delta_b;
-  constexpr bool LOAD_Z = GATE && MODE != 1;
-  const T* z = LOAD_Z ? static_cast<const T*>(p.z) + d_pair + span.batch * p.z_b : nullptr;
-  const T* B = static_cast<const T*>(REVERSE ? p.C : p.B) +
+  // What this thread loads: channels 4 lq ... 4 lq + 3 of rows lr, lr + ROW_STEP, ... of a tile.
+  const int lq = tid % F::QUADS, lr = tid / F::QUADS, valid = ch.count - 4 * lq;
+  const i64 d_quad = ch.first + 4 * lq;
+  const float4 none = make_float4(0.f, 0.f, 0.f, 0.f);
+  const float4 bias = p.bias != nullptr ? load_quad<float, false, false>(p.bias + d_quad, valid) : none;
+  const float4 skip =
+      MODE == 0 && p.D != nullptr ? load_quad<float, false, false>(p.D + d_quad, valid) : none;
+  const i64 t_first = span.from + lr;
+  const int u_t = int(REVERSE ? p.dout_t : p.u_t), delta_t = int(p.delta_t), z_t = int(p.z_t);
+  const T* u = static_cast<const T*>(REVERSE ? p.dout : p.u) + d_quad +
+               span.batch * (REVERSE ? p.dout_b : p.u_b) + t_first * u_t;
+  const T* delta =
+      static_cast<const T*>(p.delta) + d_quad + span.batch * p.delta_b + t_first * delta_t;
+  const T* z =
+      LOAD_Z ? static_cast<const T*>(p.z) + d_quad + span.batch * p.z_b + t_first * z_t : nullptr;
+  const i64 out = (span.batch * p.length + t_first) * D + d_quad;  // in tensors we allocate
+
+  constexpr int BC_QUADS = TT * F::N / 4, BC_STEPS = (BC_QUADS + F::THREADS - 1) / F::THREADS;
+  constexpr int BC_ROWS = F::THREADS * 4 / F::N;  // rows that the block loads at once
+  const int bn = tid % (F::N / 4) * 4, br = tid / (F::N / 4), b_valid = N - bn;
+  const int B_t = int(REVERSE ? p.C_t : p.B_t), C_t = int(p.C_t);
+  const T* B = static_cast<const T*>(REVERSE ? p.C : p.B) + bn + (span.from + br) * B_t +
                (REVERSE ? span.batch * p.C_b + ch.first / p.group_C * p.C_g
                         : span.batch * p.B_b + ch.first / p.group_B * p.B_g);
-  const i64 B_t = REVERSE ? p.C_t : p.B_t;
-  const T* C = MODE == 0 ? static_cast<const T*>(p.C) + span.batch * p.C_b +
-                               ch.first / p.group_C * p.C_g
-                         : nullptr;
-  T* y = static_cast<T*>(p.y) + span.batch * p.length * D + d_pair;
-  T* y_pre = static_cast<T*>(p.y_pre) + span.batch * p.length * D + d_pair;
+  const T* C = static_cast<const T*>(p.C) + bn + (span.from + br) * C_t + span.batch * p.C_b +
+               ch.first / p.group_C * p.C_g;
 
-  constexpr int BC_PAIRS = TT * F::N / 2, BC_STEPS = (BC_PAIRS + F::THREADS - 1) / F::THREADS;
   Raw next_u[ROWS], next_delta[ROWS], next_z[LOAD_Z ? ROWS : 1];
   Raw next_B[BC_STEPS], next_C[MODE == 0 ? BC_STEPS : 1];
+  const int steps = int(span.to - span.from), tiles = (steps + TT - 1) / TT;
+  const bool whole = ALIGNED && ch.count == F::CT && N == F::N;
 
-  auto load_tile = [&](i64 t0) {
+  auto load_rows = [&](int t0, auto full) {
+    constexpr bool FULL = decltype(full)::value;
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
-      const i64 t = t0 + lr + i * ROW_STEP;
-      const int n = t < span.to ? valid : 0;
-      next_u[i] = load_pair<T, PAIRED>(u + t * u_t, n);
-      next_delta[i] = load_pair<T, PAIRED>(delta + t * p.delta_t, n);
-      if constexpr (LOAD_Z) next_z[i] = load_pair<T, PAIRED>(z + t * p.z_t, n);
+      const int n = FULL || t0 + lr + i * ROW_STEP < steps ? valid : 0;
+      next_u[i] = load_quad<T, ALIGNED, FULL>(u + (i64(t0) * u_t + i * ROW_STEP * u_t), n);
+      next_delta[i] =
+          load_quad<T, ALIGNED, FULL>(delta + (i64(t0) * delta_t + i * ROW_STEP * delta_t), n);
+      if constexpr (LOAD_Z)
+        next_z[i] = load_quad<T, ALIGNED, FULL>(z + (i64(t0) * z_t + i * ROW_STEP * z_t), n);
     }
 #pragma unroll
     for (int i = 0; i < BC_STEPS; i++) {
-      const int e = tid + i * F::THREADS, n = e % (F::N / 2) * 2;
-      const i64 t = t0 + e / (F::N / 2);
-      const int left = e < BC_PAIRS && t < span.to ? N - n : 0;
-      next_B[i] = load_pair<T, PAIRED>(B + t * B_t + n, left);
-      if constexpr (MODE == 0) next_C[i] = load_pair<T, PAIRED>(C + t * p.C_t + n, left);
+      const bool mine = BC_QUADS % F::THREADS == 0 || tid + i * F::THREADS < BC_QUADS;
+      const int n = mine && (FULL || t0 + br + i * BC_ROWS < steps) ? b_valid : 0;
+      constexpr bool ALL = FULL && BC_QUADS % F::THREADS == 0;
+      next_B[i] = load_quad<T, ALIGNED, ALL>(B + (i64(t0) * B_t + i * BC_ROWS * B_t), n);
+      if constexpr (MODE == 0)
+        next_C[i] = load_quad<T, ALIGNED, ALL>(C + (i64(t0) * C_t + i * BC_ROWS * C_t), n);
     }
   };
+  auto load_tile = [&](int t0) {
+    if (whole && t0 + TT <= steps) load_rows(t0, Full());
+    else load_rows(t0, Ragged());
+  };
 
-  const i64 tiles = (span.to - span.from + TT - 1) / TT;
-  const i64 slot = SAVE ? kept_slot(span, p.offsets, p.length) : 0;
-  auto tile_start = [&](i64 i) { return span.from + (REVERSE ? tiles - 1 - i : i) * TT; };
+  float* kept = nullptr;
+  if constexpr (SAVE && MODE == 0)
+    kept = p.kept + (kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT) * N * D +
+           n0 * D + ch.first + 2 * pair;
+  auto tile_start = [&](int i) { return (REVERSE ? tiles - 1 - i : i) * TT; };
   if (tiles > 0) load_tile(tile_start(0));
-  for (i64 tile = 0; tile < tiles; tile++) {
-    const i64 t0 = tile_start(tile);
+#pragma unroll 1
+  for (int tile = 0; tile < tiles; tile++) {
+    const int t0 = tile_start(tile);
+    const bool full = whole && t0 + TT <= steps;
     Raw now_u[ROWS], now_z[LOAD_Z ? ROWS : 1];
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
       const int r = lr + i * ROW_STEP;
-      float2 x = Pair<T>::unpack(next_u[i]), d = Pair<T>::unpack(next_delta[i]);
+      float4 x = Quad<T>::unpack(next_u[i]), d = Quad<T>::unpack(next_delta[i]);
       now_u[i] = next_u[i];
       if constexpr (LOAD_Z) now_z[i] = next_z[i];
-      d.x += bias.x, d.y += bias.y;
-      if constexpr (SOFTPLUS) d.x = softplus(d.x), d.y = softplus(d.y);
-      if (t0 + r >= span.to) d = make_float2(0.f, 0.f);  // a step that changes nothing
+      d.x += bias.x, d.y += bias.y, d.z += bias.z, d.w += bias.w;
+      if constexpr (SOFTPLUS)
+        d.x = softplus(d.x), d.y = softplus(d.y), d.z = softplus(d.z), d.w = softplus(d.w);
+      if (t0 + r >= steps) d = none;  // a step that changes nothing
       if constexpr (REVERSE) {
         if constexpr (GATE) {
-          const float2 w = Pair<T>::unpack(now_z[i]);
+          const float4 w = Quad<T>::unpack(now_z[i]);
           x.x *= w.x * sigmoid(w.x), x.y *= w.y * sigmoid(w.y);
+          x.z *= w.z * sigmoid(w.z), x.w *= w.w * sigmoid(w.w);
         }
       } else {
-        x.x *= d.x, x.y *= d.y;
+        x.x *= d.x, x.y *= d.y, x.z *= d.z, x.w *= d.w;
       }
-      s_dx[r * F::PAIRS + lp] = make_float4(d.x, x.x, d.y, x.y);
+      s_dx[r * F::PAIRS + 2 * lq] = make_float4(d.x, x.x, d.y, x.y);
+      s_dx[r * F::PAIRS + 2 * lq + 1] = make_float4(d.z, x.z, d.w, x.w);
     }
 #pragma unroll
     for (int i = 0; i < BC_STEPS; i++) {
       const int e = tid + i * F::THREADS;
-      if (BC_PAIRS % F::THREADS == 0 || e < BC_PAIRS) {
-        *reinterpret_cast<float2*>(s_B + 2 * e) = Pair<T>::unpack(next_B[i]);
-        if constexpr (MODE == 0) *reinterpret_cast<float2*>(s_C + 2 * e) = Pair<T>::unpack(next_C[i]);
+      if (BC_QUADS % F::THREADS == 0 || e < BC_QUADS) {
+        reinterpret_cast<float4*>(s_B)[e] = Quad<T>::unpack(next_B[i]);
+        if constexpr (MODE == 0) reinterpret_cast<float4*>(s_C)[e] = Quad<T>::unpack(next_C[i]);
       }
     }
     __syncthreads();
@@ -199,14 +191,17 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_forward(Forward
     for (int part = 0; part < TT / SEGMENT; part++) {
       const int s0 = (REVERSE ? TT / SEGMENT - 1 - part : part) * SEGMENT;
       if constexpr (SAVE && MODE == 0) {
-        if (t0 + s0 < span.to) {
-          float* kept = p.kept + (slot + (t0 + s0 - span.begin) / SEGMENT) * N * D;
+        if (full) {
 #pragma unroll
           for (int i = 0; i < S; i++)
-            if (n0 + i < N)
-              store_pair<float, PAIRED>(kept + (n0 + i) * D + ch.first + 2 * pair,
-                                        make_float2(h[0][i], h[1][i]), ch.count - 2 * pair);
+            store_two<ALIGNED, true>(kept + i * D, make_float2(h[0][i], h[1][i]), 2);
+        } else if (t0 + s0 < steps) {
+#pragma unroll
+          for (int i = 0; i < S; i++)
+            store_two<ALIGNED, false>(kept + i * D, make_float2(h[0][i], h[1][i]),
+                                      n0 + i < N ? ch.count - 2 * pair : 0);
         }
+        kept += N * D;
       }
       constexpr int UNROLL = S == 4 ? 4 : 8;
 #pragma unroll UNROLL
@@ -245,25 +240,33 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_forward(Forward
     __syncthreads();
 
     if constexpr (MODE == 0) {
+      auto store_rows = [&](auto whole_tile) {
+        constexpr bool FULL = decltype(whole_tile)::value;
+        T* y = static_cast<T*>(p.y) + (out + t0 * D);
+        T* y_pre = static_cast<T*>(p.y_pre) + (out + t0 * D);
 #pragma unroll
-      for (int i = 0; i < ROWS; i++) {
-        const int r = lr + i * ROW_STEP;
-        const i64 t = t0 + r;
-        const float2 x = Pair<T>::unpack(now_u[i]);
-        float2 v = make_float2(skip.x * x.x, skip.y * x.y);
+        for (int i = 0; i < ROWS; i++) {
+          const int r = lr + i * ROW_STEP;
+          const float4 x = Quad<T>::unpack(now_u[i]);
+          float4 v = make_float4(skip.x * x.x, skip.y * x.y, skip.z * x.z, skip.w * x.w);
 #pragma unroll
-        for (int k = 0; k < F::PARTS; k++) {
-          const float2 part = s_y[(r * F::PARTS + k) * F::Y_STRIDE + lp];
-          v.x += part.x, v.y += part.y;
+          for (int k = 0; k < F::PARTS; k++) {
+            const float4 part = *reinterpret_cast<const float4*>(
+                s_y + (r * F::PARTS + k) * F::Y_STRIDE + 2 * lq);
+            v.x += part.x, v.y += part.y, v.z += part.z, v.w += part.w;
+          }
+          const int n = FULL || t0 + r < steps ? valid : 0;
+          if constexpr (GATE) {
+            if constexpr (SAVE) store_quad<T, ALIGNED, FULL>(y_pre + i * ROW_STEP * D, v, n);
+            const float4 w = Quad<T>::unpack(now_z[i]);
+            v.x *= w.x * sigmoid(w.x), v.y *= w.y * sigmoid(w.y);
+            v.z *= w.z * sigmoid(w.z), v.w *= w.w * sigmoid(w.w);
+          }
+          store_quad<T, ALIGNED, FULL>(y + i * ROW_STEP * D, v, n);
         }
-        const int n = t < span.to ? valid : 0;
-        if constexpr (GATE) {
-          if constexpr (SAVE) store_pair<T, PAIRED>(y_pre + t * D, v, n);
-          const float2 w = Pair<T>::unpack(now_z[i]);
-          v.x *= w.x * sigmoid(w.x), v.y *= w.y * sigmoid(w.y);
-        }
-        store_pair<T, PAIRED>(y + t * D, v, n);
-      }
+      };
+      if (full) store_rows(Full());
+      else store_rows(Ragged());
       // No barrier here: the next tile's stores to s_dx, s_B, s_C touch nothing read above, and
       // s_y is written only after the barrier that follows them.
     }
