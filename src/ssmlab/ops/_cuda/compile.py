@@ -9,7 +9,12 @@ from ssmlab.ops._cuda import vendor
 from ssmlab.ops._cuda.source import KernelSource
 
 # Our code does not rely on denormals: flushing them saves an instruction in each exponential.
-OPTIONS: dict[str, Any] = {"std": "c++17", "ftz": True, "ptxas_options": ["-v"]}
+OPTIONS: dict[str, Any] = {
+    "std": "c++17",
+    "ftz": True,
+    "device_as_default_execution_space": True,  # for generic lambdas
+    "ptxas_options": ["-v"],
+}
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,8 @@ def selective_scan(
         return_last_state: return the state after the last step of each sequence too.
         cu_seqlens: (S + 1,) int32 or int64 offsets of S sequences packed along the length; B is 1
             then, and no state crosses a boundary.
-        backend: "cpu" (compiled with Numba) or "reference" (plain torch, any device); by default
-            the fastest that works for these tensors.
+        backend: "cpu" (compiled with Numba), "cuda" (CUDA C++ compiled at run time) or "reference"
+            (plain torch, any device); by default the fastest that works for these tensors.
 
     Returns:
         y (B, L, D) in u's dtype; with ``return_last_state`` also the last state (B or S, D, N) in
@@ -124,7 +124,9 @@ def selective_scan(
     as in the code released with the paper.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens)
-    chosen = "reference" if A.is_complex() else choose_backend(backend, u.device)
+    chosen = choose_backend(backend, u.device)
+    if A.is_complex() and chosen == "cpu":
+        chosen = "reference"
     if chosen == "reference":
         y, last = scan_reference(
             u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens, delta_softplus

@@ -91,6 +91,85 @@ struct Pair<fp16> {
   static __device__ __forceinline__ Raw join(fp16 a, fp16 b) { return u32(a.bits) | u32(b.bits) << 16; }
 };
 
+// ---- four elements at once -----------------------------------------------------------------------
+
+template <typename T>
+struct Quad {
+  typedef uint2 Raw;
+  static __device__ __forceinline__ Raw zero() { return make_uint2(0u, 0u); }
+  static __device__ __forceinline__ float4 unpack(Raw r) {
+    const float2 a = Pair<T>::unpack(r.x), b = Pair<T>::unpack(r.y);
+    return make_float4(a.x, a.y, b.x, b.y);
+  }
+  static __device__ __forceinline__ Raw pack(float4 v) {
+    return make_uint2(Pair<T>::pack(make_float2(v.x, v.y)), Pair<T>::pack(make_float2(v.z, v.w)));
+  }
+  static __device__ __forceinline__ Raw join(T a, T b, T c, T d) {
+    return make_uint2(Pair<T>::join(a, b), Pair<T>::join(c, d));
+  }
+};
+template <>
+struct Quad<float> {
+  typedef float4 Raw;
+  static __device__ __forceinline__ Raw zero() { return make_float4(0.f, 0.f, 0.f, 0.f); }
+  static __device__ __forceinline__ float4 unpack(Raw r) { return r; }
+  static __device__ __forceinline__ Raw pack(float4 v) { return v; }
+  static __device__ __forceinline__ Raw join(float a, float b, float c, float d) {
+    return make_float4(a, b, c, d);
+  }
+};
+
+// ALIGNED: rows start at multiples of four elements and are aligned for four, and `valid` is 0 or at
+// least 4; else element by element. FULL: `valid` is at least 4 and not looked at.
+template <typename T, bool ALIGNED, bool FULL>
+__device__ __forceinline__ typename Quad<T>::Raw load_quad(const T* p, int valid) {
+  if constexpr (ALIGNED) {
+    if (FULL || valid >= 4) return *reinterpret_cast<const typename Quad<T>::Raw*>(p);
+    return Quad<T>::zero();
+  } else {
+    const T none = from_float<T>(0.f);
+    return Quad<T>::join(valid > 0 ? p[0] : none, valid > 1 ? p[1] : none, valid > 2 ? p[2] : none,
+                         valid > 3 ? p[3] : none);
+  }
+}
+template <typename T, bool ALIGNED, bool FULL>
+__device__ __forceinline__ void store_quad(T* p, float4 v, int valid) {
+  if constexpr (ALIGNED) {
+    if (FULL || valid >= 4) *reinterpret_cast<typename Quad<T>::Raw*>(p) = Quad<T>::pack(v);
+  } else {
+    if (valid > 0) p[0] = from_float<T>(v.x);
+    if (valid > 1) p[1] = from_float<T>(v.y);
+    if (valid > 2) p[2] = from_float<T>(v.z);
+    if (valid > 3) p[3] = from_float<T>(v.w);
+  }
+}
+// Two floats; ALIGNED as above for two.
+template <bool ALIGNED, bool FULL>
+__device__ __forceinline__ float2 load_two(const float* p, int valid) {
+  if constexpr (ALIGNED) {
+    if (FULL || valid >= 2) return *reinterpret_cast<const float2*>(p);
+    return make_float2(0.f, 0.f);
+  } else {
+    return make_float2(valid > 0 ? p[0] : 0.f, valid > 1 ? p[1] : 0.f);
+  }
+}
+template <bool ALIGNED, bool FULL>
+__device__ __forceinline__ void store_two(float* p, float2 v, int valid) {
+  if constexpr (ALIGNED) {
+    if (FULL || valid >= 2) *reinterpret_cast<float2*>(p) = v;
+  } else {
+    if (valid > 0) p[0] = v.x;
+    if (valid > 1) p[1] = v.y;
+  }
+}
+
+struct Full {
+  static constexpr bool value = true;
+};
+struct Ragged {
+  static constexpr bool value = false;
+};
+
 // ---- fast maths: special-function unit, relative error about 2^-22 -----------------------------
 
 __device__ __forceinline__ float exp2_fast(float x) {
