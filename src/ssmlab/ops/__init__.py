@@ -1,6 +1,7 @@
 """Operators: pure functions on tensors, each with a plain reference and faster backends."""
 
 from ssmlab.ops.causal_conv1d import causal_conv1d, causal_conv1d_fn, causal_conv1d_update
+from ssmlab.ops.linear_cross_entropy import linear_cross_entropy
 from ssmlab.ops.mamba_inner import mamba_inner
 from ssmlab.ops.selective_scan import (
     available_backends,
@@ -15,6 +16,7 @@ __all__ = [
     "causal_conv1d",
     "causal_conv1d_fn",
     "causal_conv1d_update",
+    "linear_cross_entropy",
     "mamba_inner",
     "selective_scan",
     "selective_scan_fn",

@@ -5,6 +5,7 @@ import torch
 from ssmlab.ops._cuda import KernelSource
 from ssmlab.ops.selective_scan.cuda import fast, general
 from ssmlab.ops.selective_scan.cuda.plan import ForwardPlan, all_plans
+from ssmlab.ops.selective_scan.cuda.step import step_variants
 
 
 def variants() -> list[KernelSource]:
@@ -36,6 +37,7 @@ def variants() -> list[KernelSource]:
         for constant_B in (False, True)
         for constant_C in (False, True)
     ]
+    found += step_variants()
     return list(dict.fromkeys(found))
 
 
