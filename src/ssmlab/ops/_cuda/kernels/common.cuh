@@ -163,6 +163,22 @@ __device__ __forceinline__ void store_two(float* p, float2 v, int valid) {
   }
 }
 
+// Copies that run while the thread goes on (4, 8 or 16 bytes; FULL: always, else zeros where
+// `wanted` is false), and the wait for all of this thread's.
+template <int SIZE, bool FULL>
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool wanted) {
+  const u32 to = u32(__cvta_generic_to_shared(shared));
+  if constexpr (FULL) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(SIZE) : "memory");
+  } else {
+    const int bytes = wanted ? SIZE : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(SIZE),
+                 "r"(bytes)
+                 : "memory");
+  }
+}
+__device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 struct Full {
   static constexpr bool value = true;
 };
@@ -200,8 +216,10 @@ __device__ __forceinline__ float softplus(float x) {
   return x > 20.f ? x : (e < 0.03f ? series : general);
 }
 
-// d softplus / dx from its value: 1 - exp(-softplus). Small values need the series as well.
-__device__ __forceinline__ float softplus_slope(float value) {
-  const float series = value * fmaf(value, fmaf(value, 0.16666667f, -0.5f), 1.f);
-  return value < 0.03f ? series : 1.f - exp_fast(-value);
+// The same, and its derivative 1 / (1 + exp(-x)) = e / (1 + e) in `slope`.
+__device__ __forceinline__ float softplus_with_slope(float x, float* slope) {
+  const float e = exp_fast(fminf(x, 80.f)), sum = 1.f + e;
+  const float series = e * fmaf(e, fmaf(e, 0.33333333f, -0.5f), 1.f);
+  *slope = e * reciprocal_fast(sum);
+  return x > 20.f ? x : (e < 0.03f ? series : LN2 * log2_fast(sum));
 }

@@ -311,7 +311,7 @@ def backward(
         (items * blocks, 1, 1),
         plan.threads,
         device=device,
-        shared=plan.shared(),
+        shared=plan.shared(dtype.itemsize),
     )
 
     def factor(X: Tensor, which: int) -> Tensor:

@@ -21,6 +21,7 @@ class ForwardPlan:
     S: int
     WS: int
     WC: int
+    PW: int
     TT: int
     min_blocks: int
     chunk: int = _WHOLE
@@ -33,19 +34,19 @@ class ForwardPlan:
     @property
     def threads(self) -> int:
         """Threads a block."""
-        return 32 * self.WS * self.WC
+        return 32 * (self.WS * self.WC + self.PW)
 
     def shared(self, mode: int) -> int:
         """Bytes of shared memory a block, as ForwardShape has it."""
-        pairs, n = 8 * self.WC, 4 * self.S * self.WS
-        state = self.TT * (pairs * 4 + n) * 4
-        if mode:
-            return state
-        return state + self.TT * (n + 4 * self.WS * (pairs + 4) * 2) * 4
+        quads, n = 4 * self.WC, 4 * self.S * self.WS
+        floats = 4 * (2 * quads + 4) + 2 * n
+        if not mode:
+            floats += 2 * (4 * self.WS * (2 * quads + 4) + (8 if quads == 4 else 0))
+        return 2 * 4 * self.TT * floats
 
     def cpp(self) -> str:
         """Its template arguments."""
-        return f"{self.S}, {self.WS}, {self.WC}, {self.TT}"
+        return f"{self.S}, {self.WS}, {self.WC}, {self.PW}, {self.TT}"
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,15 @@ class BackwardPlan:
         """Threads a block."""
         return 32 * self.WS * self.WC
 
-    def shared(self) -> int:
-        """Bytes of shared memory a block, as BackwardShape has it."""
-        pairs, warps = 4 * self.WC, self.WS * self.WC
-        tile = self.TT * (6 * pairs + 32 * self.WS + 2 * self.WS * 2 * pairs)
-        return 4 * (tile + warps * (2 * 4 * 144 + self.TT * 36) + 8 * self.threads)
+    def shared(self, element: int) -> int:
+        """Bytes of shared memory a block for elements of so many bytes, as BackwardShape has it."""
+        quads, warps, ct, threads = 2 * self.WC, self.WS * self.WC, 8 * self.WC, self.threads
+        step = 4 * (2 * quads + 4) + 2 * ct + 32 * self.WS + 2 * self.WS * (ct + 8) + 36 * warps
+        floats = self.TT * step + warps * 4 * 144 + 8 * threads + 2 * ct
+        floats += 8 * threads * self.TT // SEGMENT
+        rows = max(1, self.TT * quads // threads)
+        raw = 24 * rows * threads + 8 * threads * -(-self.TT * self.WS * 4 // threads)
+        return 4 * floats + element * raw + 128
 
     def cpp(self) -> str:
         """Its template arguments."""
@@ -94,7 +99,7 @@ def plan_forward(sizes: Sizes, multiprocessors: int) -> ForwardPlan:
     WC = max(1, 4 // WS)
     warps = groups * WS
     chunk = split_time(sizes, warps, schedulers)
-    return ForwardPlan(S, WS, WC, 32, 2, chunk)
+    return ForwardPlan(S, WS, WC, max(WC, 1), 32, 2, chunk)
 
 
 def plan_backward(sizes: Sizes, multiprocessors: int) -> BackwardPlan:

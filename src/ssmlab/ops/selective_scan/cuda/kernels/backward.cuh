@@ -48,12 +48,6 @@ __device__ __forceinline__ void mma_step(float (&c)[4], const float (&a)[4], flo
   }
 }
 
-// The same value, of which the compiler does not know that it stays the same.
-__device__ __forceinline__ int opaque(int x) {
-  asm volatile("" : "+r"(x));
-  return x;
-}
-
 template <typename T>
 struct IsFloat {
   static constexpr bool value = false;
@@ -72,30 +66,66 @@ struct BackwardShape {
   static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
   static constexpr int STEP = 144;           // floats a step of a warp's parts: 32 x 4, padded
   static constexpr int RED = 36;             // floats a step of a warp's dB, dC: 2 x 16, padded
-  static constexpr int DX = TT * PAIRS * 4;
+  static constexpr int SUM_STRIDE = CT + 8;  // float2 a step of sums over states, padded
+  static constexpr int DX = TT * PairRows<QUADS>::STRIDE * 4;
   static constexpr int DY = TT * PAIRS * 2;
+  static constexpr int SLOPE = TT * CT;
   static constexpr int BC = TT * WS * 8 * 4;
-  static constexpr int SUM = TT * WS * CT * 2;
-  static constexpr int PART = WARPS * 2 * 4 * STEP;
+  static constexpr int SUM = TT * WS * SUM_STRIDE * 2;
+  static constexpr int PART = WARPS * 4 * STEP;
   static constexpr int REDUCE = WARPS * TT * RED;
-  static constexpr int SHARED = (DX + DY + BC + SUM + PART + REDUCE + THREADS * 8) * 4;
+  static constexpr int ROW_STEP = THREADS / QUADS, ROWS = TT > ROW_STEP ? TT / ROW_STEP : 1;
+  static constexpr int BC_ITEMS = TT * WS * 4, BC_STEPS = (BC_ITEMS + THREADS - 1) / THREADS;
+  static constexpr int RAW_QUADS = 6 * ROWS * THREADS;       // u twice, delta, dout, z, y before the gate
+  static constexpr int RAW_PAIRS = 4 * BC_STEPS * THREADS;   // states n, n + 8 of B and of C
+  static constexpr int KEPT = 2 * (TT / SEGMENT) * 2 * THREADS * 2;
+  static constexpr int FLOATS = KEPT + DX + DY + SLOPE + BC + SUM + PART + REDUCE + THREADS * 8 + CT * 2;
 };
+
+// Where a block's tensors start (its batch entry, chunk and channels), in shared memory: in
+// registers these would take what the window needs, made anew they would cost more than the loads.
+// The same value, of which the compiler does not know that it stays the same: what follows from it
+// is then made anew in each tile, not kept in registers.
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+enum Base { AT_U, AT_DELTA, AT_DOUT, AT_Z, AT_Y_PRE, AT_DZ, AT_DU, AT_DDELTA, AT_B, AT_C, AT_DBC, AT_KEPT, BASES };
+
+template <typename T>
+__device__ __forceinline__ T* offset(const u64* bases, Base which, int t0, int row_step, int within) {
+  // 32-bit products, 64-bit sums: a tile's first row, then rows and channels within the tile.
+  T* base = reinterpret_cast<T*>(bases[which]);
+  __builtin_assume(__isGlobal(base));
+  return base + i64(t0) * row_step + within;
+}
 
 template <typename T, int WS, int WC, int TT, int WIN, bool SOFTPLUS, bool GATE, bool ALIGNED,
           int MIN_BLOCKS>
 __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(BackwardParams p) {
   using F = BackwardShape<WS, WC, TT>;
+  using Raw = typename Quad<T>::Raw;
   constexpr bool EXACT = IsFloat<T>::value;
-  constexpr int ROW_STEP = F::THREADS / F::QUADS, ROWS = TT > ROW_STEP ? TT / ROW_STEP : 1;
+  constexpr int ROW_STEP = F::ROW_STEP, ROWS = F::ROWS, BC_STEPS = F::BC_STEPS, PARTS = TT / SEGMENT;
 
   extern __shared__ __align__(16) float shared[];
-  float4* s_dx = reinterpret_cast<float4*>(shared);          // [TT][PAIRS] delta, delta u of a pair
-  float2* s_dy = reinterpret_cast<float2*>(shared + F::DX);  // [TT][PAIRS]
-  float* s_bc = shared + F::DX + F::DY;                      // [TT][WS][8] B g, B g+8, C g, C g+8
-  float2* s_sum = reinterpret_cast<float2*>(s_bc + F::BC);   // [TT][WS][CT] sums over states
-  float* s_part = s_bc + F::BC + F::SUM;                     // [WARPS][2][4][STEP]
-  float* s_red = s_part + F::PART;                           // [WARPS][TT][RED]
+  using Rows = PairRows<F::QUADS>;
+  float4* s_dx = reinterpret_cast<float4*>(shared);  // [TT][STRIDE] delta, delta u of a pair
+  float2* s_dy = reinterpret_cast<float2*>(shared + F::DX);               // [TT][PAIRS]
+  float4* s_slope = reinterpret_cast<float4*>(shared + F::DX + F::DY);    // [TT][QUADS] of softplus
+  float* s_bc = shared + F::DX + F::DY + F::SLOPE;          // [TT][WS][8] B g, B g+8, C g, C g+8
+  float2* s_sum = reinterpret_cast<float2*>(s_bc + F::BC);  // [TT][WS][SUM_STRIDE] sums over states
+  float* s_part = s_bc + F::BC + F::SUM;                    // [WARPS][4][STEP]
+  float* s_red = s_part + F::PART;                          // [WARPS][TT][RED]
   float4* s_own = reinterpret_cast<float4*>(s_red + F::REDUCE);  // [2][THREADS]
+  float4* s_bias = s_own + 2 * F::THREADS;                       // [QUADS], and D behind it
+  // What the next tile needs is copied here while this one is run: by each thread for itself.
+  float2* s_kept = reinterpret_cast<float2*>(s_bias + 2 * F::QUADS);       // [2][PARTS][2][THREADS]
+  Raw* s_raw = reinterpret_cast<Raw*>(s_kept + 2 * PARTS * 2 * F::THREADS);  // [6][ROWS][THREADS]
+  typename Pair<T>::Raw* s_raw_bc =
+      reinterpret_cast<typename Pair<T>::Raw*>(s_raw + F::RAW_QUADS);        // [4][BC_STEPS][THREADS]
+  u64* s_base = reinterpret_cast<u64*>(s_raw_bc + F::RAW_PAIRS);             // [BASES]
 
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, g = lane >> 2, q = lane & 3;
   const int wc = warp % WC, ws = warp / WC;
@@ -123,115 +153,194 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
     }
 
   // What this thread loads: channels 4 lq ... 4 lq + 3 of rows lr, lr + ROW_STEP, ... of a tile.
-  const int lq = tid % F::QUADS, lr = tid / F::QUADS, valid = ch.count - 4 * lq;
-  const int d_first = int(ch.first), d_quad_ = d_first + 4 * lq, batch_ = int(span.batch);
-  const i64 from_ = span.from;
   const int steps = int(span.to - span.from);
   const bool whole = ALIGNED && ch.count == F::CT && N == F::N;
-  // Kept states of this chunk; the next segment's lie N D behind.
-  const i64 kept_ = (kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT) * N * D;
   const float4 none = make_float4(0.f, 0.f, 0.f, 0.f);
   // Sums for dD and dbias of this thread's channels.
   s_own[tid] = none, s_own[F::THREADS + tid] = none;
+  if (tid < F::QUADS) {
+    const i64 d = ch.first + 4 * tid;
+    const int valid = ch.count - 4 * tid;
+    s_bias[tid] = p.bias != nullptr ? load_quad<float, false, false>(p.bias + d, valid) : none;
+    s_bias[F::QUADS + tid] = p.D != nullptr ? load_quad<float, false, false>(p.D + d, valid) : none;
+  }
+  if (tid == 0) {
+    auto at = [&](const void* tensor, i64 batch_step, i64 row_step) {
+      return u64(static_cast<const T*>(tensor) +
+                 (span.batch * batch_step + span.from * row_step + ch.first));
+    };
+    const i64 dense = p.length * D;  // tensors we allocate are (B, L, D)
+    s_base[AT_U] = at(p.u, p.u_b, p.u_t);
+    s_base[AT_DELTA] = at(p.delta, p.delta_b, p.delta_t);
+    s_base[AT_DOUT] = at(p.dout, p.dout_b, p.dout_t);
+    s_base[AT_Z] = at(p.z, p.z_b, p.z_t);
+    s_base[AT_Y_PRE] = at(p.y_pre, dense, D);
+    s_base[AT_DZ] = at(p.dz, dense, D);
+    s_base[AT_DU] = at(p.du, dense, D);
+    s_base[AT_DDELTA] = at(p.ddelta, dense, D);
+    s_base[AT_B] = at(p.B, p.B_b, p.B_t) + (ch.first / p.group_B * p.B_g - ch.first) * sizeof(T);
+    s_base[AT_C] = at(p.C, p.C_b, p.C_t) + (ch.first / p.group_C * p.C_g - ch.first) * sizeof(T);
+    // Kept states of this chunk's first segment; the next segment's lie N D behind.
+    const i64 kept = kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT;
+    s_base[AT_KEPT] = u64(p.kept + kept * N * D + ch.first);
+    s_base[AT_DBC] = u64(p.dBC + (block * p.rows + span.batch * p.length + span.from) * 2 * N);
+  }
+  __syncthreads();
 
+  // Slots of this thread: u of odd tiles lies apart, since u is read once more when the next tile is
+  // being copied; so do the kept states.
+  enum Slot { RAW_U, RAW_U_ODD, RAW_DELTA, RAW_DOUT, RAW_Z, RAW_Y };
+  auto copy_tile = [&](int t0, auto whole_tile) {
+    constexpr bool FULL = decltype(whole_tile)::value;
+    const int own_id = opaque(tid), lq = own_id % F::QUADS, lr = own_id / F::QUADS;
+    const int valid = ch.count - 4 * lq, odd = t0 / TT & 1;
+    auto rows = [&](Slot slot, Base which, int row_step) {
+      const T* from = offset<const T>(s_base, which, t0, row_step, lr * row_step + 4 * lq);
+      Raw* to = s_raw + slot * ROWS * F::THREADS + own_id;
+#pragma unroll
+      for (int i = 0; i < ROWS; i++) {
+        const int r = lr + i * ROW_STEP;
+        const int n = (TT >= ROW_STEP || r < TT) && (FULL || t0 + r < steps) ? valid : 0;
+        if constexpr (ALIGNED)
+          copy_async<sizeof(Raw), FULL && TT >= ROW_STEP>(
+              to + i * F::THREADS, n > 0 ? from + i * ROW_STEP * row_step : from, n > 0);
+        else
+          to[i * F::THREADS] = load_quad<T, false, false>(from + i * ROW_STEP * row_step, n);
+      }
+    };
+    rows(odd ? RAW_U_ODD : RAW_U, AT_U, int(p.u_t));
+    rows(RAW_DELTA, AT_DELTA, int(p.delta_t));
+    rows(RAW_DOUT, AT_DOUT, int(p.dout_t));
+    if constexpr (GATE) {
+      rows(RAW_Z, AT_Z, int(p.z_t));
+      rows(RAW_Y, AT_Y_PRE, int(D));
+    }
+    auto pairs = [&](int slot, Base which, int row_step) {
+#pragma unroll
+      for (int i = 0; i < BC_STEPS; i++) {
+        const int e = own_id + i * F::THREADS, r = e / (WS * 4), n = e / 4 % WS * 16 + e % 4 * 2;
+        const bool row = (F::BC_ITEMS % F::THREADS == 0 || e < F::BC_ITEMS) && (FULL || t0 + r < steps);
+        const T* from = offset<const T>(s_base, which, t0, row_step, row ? r * row_step + n : 0);
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+          auto* to = s_raw_bc + ((slot + k) * BC_STEPS + i) * F::THREADS + own_id;
+          const int left = row ? N - n - 8 * k : 0;
+          if constexpr (ALIGNED) {
+            copy_async<sizeof(*to), false>(to, left > 0 ? from + 8 * k : from, left > 0);
+          } else {
+            const T zero = from_float<T>(0.f);
+            *to = Pair<T>::join(left > 0 ? from[8 * k] : zero, left > 1 ? from[8 * k + 1] : zero);
+          }
+        }
+      }
+    };
+    pairs(0, AT_B, int(p.B_t));
+    pairs(2, AT_C, int(p.C_t));
+    const int own_warp = own_id >> 5, channel = own_warp % WC * 8 + own_id % 4 * 2;
+    const int state = own_warp / WC * 16 + own_id % 32 / 4, row_step = int(D);
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) {
+      const bool row = FULL || t0 + part * SEGMENT < steps;
+      const float* from = offset<const float>(s_base, AT_KEPT, row ? t0 / SEGMENT + part : 0,
+                                              N * row_step, state * row_step + channel);
+#pragma unroll
+      for (int k = 0; k < 2; k++) {
+        float2* to = s_kept + ((odd * PARTS + part) * 2 + k) * F::THREADS + own_id;
+        const int n = FULL || (row && state + 8 * k < N) ? ch.count - channel : 0;
+        if constexpr (ALIGNED)
+          copy_async<8, FULL>(to, FULL || n > 0 ? from + 8 * k * row_step : from, n > 0);
+        else
+          *to = load_two<false, false>(from + 8 * k * row_step, n);
+      }
+    }
+  };
+  auto copy = [&](int t0) {
+    if (whole && t0 + TT <= steps) copy_tile(t0, Full());
+    else copy_tile(t0, Ragged());
+  };
+
+  const int last_tile = (steps - 1) / TT * TT;
+  if (steps > 0) copy(last_tile);
 #pragma unroll 1
-  for (int t0 = (steps - 1) / TT * TT; t0 >= 0; t0 -= TT) {
-    // Pointers are made anew from the parameters in each tile: kept, they would take the registers
-    // that the window below needs.
-    const i64 batch = opaque(batch_), from = from_ + t0;
-    const int d_quad = opaque(d_quad_);
-    const i64 dense = (batch * p.length + from + lr) * D + d_quad;  // tensors we allocate: (B, L, D)
-    const int u_t = int(p.u_t);
-    const i64 u_at = batch * p.u_b + (from + lr) * u_t + d_quad;
+  for (int t0 = steps > 0 ? last_tile : -TT; t0 >= 0; t0 -= TT) {
     const bool full = whole && t0 + TT <= steps;
-    auto load_tile = [&](auto whole_tile) {
+    const int dense_t = int(D), own_id = opaque(tid), odd = t0 / TT & 1;
+    const int lq = own_id % F::QUADS, lr = own_id / F::QUADS, valid = ch.count - 4 * lq;
+    const int dense_at = lr * dense_t + 4 * lq;
+    const Raw* raw = s_raw + own_id;
+    wait_copies();
+    auto stage_tile = [&](auto whole_tile) {
       constexpr bool FULL = decltype(whole_tile)::value;
-      const float4 bias =
-          p.bias != nullptr ? load_quad<float, false, FULL>(p.bias + d_quad, valid) : none;
-      const int delta_t = int(p.delta_t), dout_t = int(p.dout_t), z_t = int(p.z_t);
-      const T* u = static_cast<const T*>(p.u) + u_at;
-      const T* delta =
-          static_cast<const T*>(p.delta) + batch * p.delta_b + (from + lr) * delta_t + d_quad;
-      const T* dout = static_cast<const T*>(p.dout) + batch * p.dout_b + (from + lr) * dout_t + d_quad;
-      const T* z =
-          GATE ? static_cast<const T*>(p.z) + batch * p.z_b + (from + lr) * z_t + d_quad : nullptr;
-      const T* y_pre = static_cast<const T*>(p.y_pre) + dense;
-      T* dz = static_cast<T*>(p.dz) + dense;
-      float4 own = s_own[tid];
+      const float4 bias = s_bias[lq];
+      float4 own = s_own[own_id];
 #pragma unroll
       for (int i = 0; i < ROWS; i++) {
         const int r = lr + i * ROW_STEP;
         if (TT < ROW_STEP && r >= TT) break;
-        const int n = FULL || t0 + r < steps ? valid : 0;
-        const float4 x =
-            Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(u + i * ROW_STEP * u_t, n));
-        float4 d =
-            Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(delta + i * ROW_STEP * delta_t, n));
-        float4 dy = Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(dout + i * ROW_STEP * dout_t, n));
+        auto quad = [&](int slot) { return Quad<T>::unpack(raw[(slot * ROWS + i) * F::THREADS]); };
+        const float4 x = quad(RAW_U + odd);
+        float4 d = quad(RAW_DELTA), dy = quad(RAW_DOUT);
         d.x += bias.x, d.y += bias.y, d.z += bias.z, d.w += bias.w;
-        if constexpr (SOFTPLUS)
-          d.x = softplus(d.x), d.y = softplus(d.y), d.z = softplus(d.z), d.w = softplus(d.w);
+        if constexpr (SOFTPLUS) {
+          float4 slope;
+          d.x = softplus_with_slope(d.x, &slope.x), d.y = softplus_with_slope(d.y, &slope.y);
+          d.z = softplus_with_slope(d.z, &slope.z), d.w = softplus_with_slope(d.w, &slope.w);
+          s_slope[r * F::QUADS + lq] = slope;
+        }
         if (!FULL && t0 + r >= steps) d = none;  // a step that changes nothing
         if constexpr (GATE) {
-          const float4 w = Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(z + i * ROW_STEP * z_t, n));
-          const float4 v = Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(y_pre + i * ROW_STEP * D, n));
+          const int n = FULL || t0 + r < steps ? valid : 0;
+          const float4 w = quad(RAW_Z), v = quad(RAW_Y);
           const float4 s = make_float4(sigmoid(w.x), sigmoid(w.y), sigmoid(w.z), sigmoid(w.w));
-          store_quad<T, ALIGNED, FULL>(dz + i * ROW_STEP * D,
-                                       make_float4(dy.x * v.x * s.x * fmaf(w.x, 1.f - s.x, 1.f),
-                                                   dy.y * v.y * s.y * fmaf(w.y, 1.f - s.y, 1.f),
-                                                   dy.z * v.z * s.z * fmaf(w.z, 1.f - s.z, 1.f),
-                                                   dy.w * v.w * s.w * fmaf(w.w, 1.f - s.w, 1.f)),
-                                       n);
-          dy.x *= w.x * s.x, dy.y *= w.y * s.y, dy.z *= w.z * s.z, dy.w *= w.w * s.w;
+          const float4 gate = make_float4(w.x * s.x, w.y * s.y, w.z * s.z, w.w * s.w);
+          // d (w s) / dw = s + w s (1 - s)
+          T* dz = offset<T>(s_base, AT_DZ, t0, dense_t, dense_at);
+          store_quad<T, ALIGNED, FULL>(
+              dz + i * ROW_STEP * dense_t,
+              make_float4(
+                  dy.x * v.x * fmaf(gate.x, 1.f - s.x, s.x), dy.y * v.y * fmaf(gate.y, 1.f - s.y, s.y),
+                  dy.z * v.z * fmaf(gate.z, 1.f - s.z, s.z), dy.w * v.w * fmaf(gate.w, 1.f - s.w, s.w)),
+              n);
+          dy.x *= gate.x, dy.y *= gate.y, dy.z *= gate.z, dy.w *= gate.w;
         }
         own.x = fmaf(dy.x, x.x, own.x), own.y = fmaf(dy.y, x.y, own.y);
         own.z = fmaf(dy.z, x.z, own.z), own.w = fmaf(dy.w, x.w, own.w);
-        s_dx[r * F::PAIRS + 2 * lq] = make_float4(d.x, d.x * x.x, d.y, d.y * x.y);
-        s_dx[r * F::PAIRS + 2 * lq + 1] = make_float4(d.z, d.z * x.z, d.w, d.w * x.w);
+        s_dx[r * Rows::STRIDE + lq] = make_float4(d.x, d.x * x.x, d.y, d.y * x.y);
+        s_dx[r * Rows::STRIDE + Rows::HALF + lq] = make_float4(d.z, d.z * x.z, d.w, d.w * x.w);
         *reinterpret_cast<float4*>(s_dy + r * F::PAIRS + 2 * lq) = dy;
       }
-      s_own[tid] = own;
-      const int B_t = int(p.B_t), C_t = int(p.C_t);
-      const T* B = static_cast<const T*>(p.B) + batch * p.B_b + from * B_t + d_first / p.group_B * p.B_g;
-      const T* C = static_cast<const T*>(p.C) + batch * p.C_b + from * C_t + d_first / p.group_C * p.C_g;
-      constexpr int BC_QUADS = TT * F::N / 4;
-#pragma unroll
-      for (int i = 0; i < (BC_QUADS + F::THREADS - 1) / F::THREADS; i++) {
-        const int e = tid + i * F::THREADS;
-        if (BC_QUADS % F::THREADS && e >= BC_QUADS) break;
-        const int r = e / (F::N / 4), n = e % (F::N / 4) * 4;
-        const int left = FULL || t0 + r < steps ? N - n : 0;
-        const float4 b = Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(B + (r * B_t + n), left));
-        const float4 c = Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(C + (r * C_t + n), left));
-        float* at = s_bc + ((r * WS + n / 16) * 8 + n % 8) * 4 + (n % 16) / 8;
-        at[0] = b.x, at[2] = c.x, at[4] = b.y, at[6] = c.y;
-        at[8] = b.z, at[10] = c.z, at[12] = b.w, at[14] = c.w;
-      }
+      s_own[own_id] = own;
     };
-    if (full) load_tile(Full());
-    else load_tile(Ragged());
+    if (full) stage_tile(Full());
+    else stage_tile(Ragged());
+#pragma unroll
+    for (int i = 0; i < BC_STEPS; i++) {
+      const int e = own_id + i * F::THREADS;
+      if (F::BC_ITEMS % F::THREADS && e >= F::BC_ITEMS) break;
+      auto pair_of = [&](int slot) {
+        return Pair<T>::unpack(s_raw_bc[(slot * BC_STEPS + i) * F::THREADS + own_id]);
+      };
+      const float2 b0 = pair_of(0), b8 = pair_of(1), c0 = pair_of(2), c8 = pair_of(3);
+      float4* to = reinterpret_cast<float4*>(s_bc) + 2 * e;
+      to[0] = make_float4(b0.x, b8.x, c0.x, c8.x), to[1] = make_float4(b0.y, b8.y, c0.y, c8.y);
+    }
     __syncthreads();
+    if (t0 > 0) copy(t0 - TT);
 
 #pragma unroll 1
     for (int s0 = TT - SEGMENT; s0 >= 0; s0 -= SEGMENT) {
       if (t0 + s0 >= steps) continue;
       float start[2][2];
-      {
-        const float* kept =
-            p.kept + (kept_ + (i64((t0 + s0) / SEGMENT) * N + n0) * D + d_first + 2 * pair);
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-          const float2 v = full ? load_two<ALIGNED, true>(kept + 8 * s * D, 2)
-                                : load_two<ALIGNED, false>(kept + 8 * s * D,
-                                                           n0 + 8 * s < N ? lane_valid : 0);
-          start[0][s] = v.x, start[1][s] = v.y;
-        }
+      for (int k = 0; k < 2; k++) {
+        const float2 v = s_kept[((odd * PARTS + s0 / SEGMENT) * 2 + k) * F::THREADS + tid];
+        start[0][k] = v.x, start[1][k] = v.y;
       }
       constexpr int WINDOWS = SEGMENT / WIN;
 #pragma unroll 1
       for (int window = WINDOWS - 1; window >= 0; window--) {
         const int w0 = s0 + window * WIN;
-        const float4* dx_at = s_dx + pair;
+        const float4* dx_at = s_dx + Rows::at(pair);
         const float* bc_at = s_bc + (ws * 8 + g) * 4;
         float h[2][2] = {{start[0][0], start[0][1]}, {start[1][0], start[1][1]}};
         if constexpr (WINDOWS > 1) {
@@ -239,7 +348,7 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
           for (int t1 = s0; t1 < w0; t1 += WIN) {
 #pragma unroll
             for (int i = 0; i < WIN; i++) {
-              const float4 dx = dx_at[(t1 + i) * F::PAIRS];
+              const float4 dx = dx_at[(t1 + i) * Rows::STRIDE];
               const float2 b = *reinterpret_cast<const float2*>(bc_at + (t1 + i) * WS * 32);
               h[0][0] = fmaf(exp2_fast(dx.x * A[0][0]), h[0][0], dx.y * b.x);
               h[0][1] = fmaf(exp2_fast(dx.x * A[0][1]), h[0][1], dx.y * b.y);
@@ -251,7 +360,7 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
         float a[WIN][2][2], w[WIN][2][2];
 #pragma unroll
         for (int i = 0; i < WIN; i++) {
-          const float4 dx = dx_at[(w0 + i) * F::PAIRS];
+          const float4 dx = dx_at[(w0 + i) * Rows::STRIDE];
           const float2 b = *reinterpret_cast<const float2*>(bc_at + (w0 + i) * WS * 32);
 #pragma unroll
           for (int s = 0; s < 2; s++) {
@@ -264,10 +373,11 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
           }
         }
         float sum_B[4], sum_C[4];
+        float4 held = none;
 #pragma unroll
         for (int i = WIN - 1; i >= 0; i--) {
           const int t = w0 + i;
-          const float4 dx = dx_at[t * F::PAIRS];
+          const float4 dx = dx_at[t * Rows::STRIDE];
           const float2 dy = s_dy[t * F::PAIRS + pair];
           const float4 bc = *reinterpret_cast<const float4*>(bc_at + t * WS * 32);
           if (i % 8 == 7) {
@@ -292,9 +402,12 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
           const bool mine = g == i % 8;
           mma_step<EXACT>(sum_C, hh, mine ? dy.x : 0.f, mine ? dy.y : 0.f);
           mma_step<EXACT>(sum_B, dh, mine ? dx.y : 0.f, mine ? dx.w : 0.f);
-          float* part = s_part + (warp * 2 + (i / 4) % 2) * 4 * F::STEP;
-          *reinterpret_cast<float4*>(part + i % 4 * F::STEP + g * 16 + q * 4) =
-              make_float4(v[0], v[1], v[2], v[3]);
+          float* part = s_part + warp * 4 * F::STEP;
+          // Stored a step late, behind the loads of the next step: those are not moved ahead of it.
+          if (i % 4 != 3)
+            *reinterpret_cast<float4*>(part + (i % 4 + 1) * F::STEP + g * 16 + q * 4) = held;
+          held = make_float4(v[0], v[1], v[2], v[3]);
+          if (i % 4 == 0) *reinterpret_cast<float4*>(part + g * 16 + q * 4) = held;
           if (i % 4 == 0) {
             // Lane l adds the parts of channel l % 8 at step l / 8 of these four.
             __syncwarp();
@@ -306,7 +419,8 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
               const float2 one = from[k * 8];
               total.x += one.x, total.y += one.y;
             }
-            s_sum[((t + r) * WS + ws) * F::CT + wc * 8 + c] = make_float2(total.x, total.y * LN2);
+            s_sum[((t + r) * WS + ws) * F::SUM_STRIDE + wc * 8 + c] = make_float2(total.x, total.y * LN2);
+            __syncwarp();
           }
           if (i % 8 == 0) {
             float* red = s_red + (warp * TT + t) * F::RED + g;
@@ -323,25 +437,21 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
 
     auto store_tile = [&](auto whole_tile) {
       constexpr bool FULL = decltype(whole_tile)::value;
-      const float4 skip =
-          p.D != nullptr ? load_quad<float, false, FULL>(p.D + d_quad, valid) : none;
-      const T* u = static_cast<const T*>(p.u) + u_at;
-      T* du = static_cast<T*>(p.du) + dense;
-      T* ddelta = static_cast<T*>(p.ddelta) + dense;
-      float4 own = s_own[F::THREADS + tid];
+      const float4 skip = s_bias[F::QUADS + lq];
+      float4 own = s_own[F::THREADS + own_id];
 #pragma unroll
       for (int i = 0; i < ROWS; i++) {
         const int r = lr + i * ROW_STEP;
         if (TT < ROW_STEP && r >= TT) break;
         const int n = FULL || t0 + r < steps ? valid : 0;
-        const float4 x =
-            Quad<T>::unpack(load_quad<T, ALIGNED, FULL>(u + i * ROW_STEP * u_t, n));
-        const float4 dx0 = s_dx[r * F::PAIRS + 2 * lq], dx1 = s_dx[r * F::PAIRS + 2 * lq + 1];
+        const float4 x = Quad<T>::unpack(raw[((RAW_U + odd) * ROWS + i) * F::THREADS]);
+        const float4 dx0 = s_dx[r * Rows::STRIDE + lq], dx1 = s_dx[r * Rows::STRIDE + Rows::HALF + lq];
         const float4 dy = *reinterpret_cast<const float4*>(s_dy + r * F::PAIRS + 2 * lq);
         float4 v0 = none, v1 = none;  // of each channel sum dh B and sum dh w A
 #pragma unroll
         for (int k = 0; k < WS; k++) {
-          const float4* at = reinterpret_cast<const float4*>(s_sum + (r * WS + k) * F::CT + 4 * lq);
+          const float4* at =
+              reinterpret_cast<const float4*>(s_sum + (r * WS + k) * F::SUM_STRIDE + 4 * lq);
           const float4 a = at[0], b = at[1];
           v0.x += a.x, v0.y += a.y, v0.z += a.z, v0.w += a.w;
           v1.x += b.x, v1.y += b.y, v1.z += b.z, v1.w += b.w;
@@ -349,26 +459,28 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
         float4 grad = make_float4(fmaf(x.x, v0.x, v0.y), fmaf(x.y, v0.z, v0.w),
                                   fmaf(x.z, v1.x, v1.y), fmaf(x.w, v1.z, v1.w));
         if constexpr (SOFTPLUS) {
-          grad.x *= softplus_slope(dx0.x), grad.y *= softplus_slope(dx0.z);
-          grad.z *= softplus_slope(dx1.x), grad.w *= softplus_slope(dx1.z);
+          const float4 slope = s_slope[r * F::QUADS + lq];
+          grad.x *= slope.x, grad.y *= slope.y, grad.z *= slope.z, grad.w *= slope.w;
         }
-        if (n > 0) own.x += grad.x;
-        if (n > 1) own.y += grad.y;
-        if (n > 2) own.z += grad.z;
-        if (n > 3) own.w += grad.w;
-        store_quad<T, ALIGNED, FULL>(ddelta + i * ROW_STEP * D, grad, n);
+        if (FULL || n > 0) own.x += grad.x;
+        if (FULL || n > 1) own.y += grad.y;
+        if (FULL || n > 2) own.z += grad.z;
+        if (FULL || n > 3) own.w += grad.w;
+        T* ddelta = offset<T>(s_base, AT_DDELTA, t0, dense_t, dense_at);
+        T* du = offset<T>(s_base, AT_DU, t0, dense_t, dense_at);
+        store_quad<T, ALIGNED, FULL>(ddelta + i * ROW_STEP * dense_t, grad, n);
         store_quad<T, ALIGNED, FULL>(
-            du + i * ROW_STEP * D,
+            du + i * ROW_STEP * dense_t,
             make_float4(fmaf(dx0.x, v0.x, skip.x * dy.x), fmaf(dx0.z, v0.z, skip.y * dy.y),
                         fmaf(dx1.x, v1.x, skip.z * dy.z), fmaf(dx1.z, v1.z, skip.w * dy.w)),
             n);
       }
-      s_own[F::THREADS + tid] = own;
+      s_own[F::THREADS + own_id] = own;
       // Sums over this block's channels: four states of dB or of dC at a time.
       constexpr int RED_QUADS = TT * F::N / 2;
 #pragma unroll
       for (int i = 0; i < (RED_QUADS + F::THREADS - 1) / F::THREADS; i++) {
-        const int e = tid + i * F::THREADS;
+        const int e = own_id + i * F::THREADS;
         if (RED_QUADS % F::THREADS && e >= RED_QUADS) break;
         const int r = e / (F::N / 2), which = e / (F::N / 4) % 2, n = e % (F::N / 4) * 4;
         const float* red = s_red + ((n / 16 * WC) * TT + r) * F::RED + which * 16 + n % 16;
@@ -378,7 +490,7 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
           const float4 one = *reinterpret_cast<const float4*>(red + k * TT * F::RED);
           total.x += one.x, total.y += one.y, total.z += one.z, total.w += one.w;
         }
-        float* at = p.dBC + (((block * p.rows + batch * p.length + from + r) * 2 + which) * N + n);
+        float* at = offset<float>(s_base, AT_DBC, t0, 2 * N, (r * 2 + which) * N + n);
         store_quad<float, ALIGNED, FULL>(at, total, FULL || t0 + r < steps ? N - n : 0);
       }
     };
@@ -405,8 +517,8 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
       total_D.x += a.x, total_D.y += a.y, total_D.z += a.z, total_D.w += a.w;
       total_bias.x += b.x, total_bias.y += b.y, total_bias.z += b.z, total_bias.w += b.w;
     }
-    store_quad<float, false, false>(p.dD + item * D + d_quad_, total_D, valid);
-    store_quad<float, false, false>(p.dbias + item * D + d_quad_, total_bias, valid);
+    store_quad<float, false, false>(p.dD + item * D + ch.first + 4 * tid, total_D, ch.count - 4 * tid);
+    store_quad<float, false, false>(p.dbias + item * D + ch.first + 4 * tid, total_bias, ch.count - 4 * tid);
   }
 }
 

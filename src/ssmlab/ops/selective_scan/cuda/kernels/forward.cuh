@@ -1,9 +1,10 @@
 // Forward scan, real A, B and C per step. Tensors (B, L, D), channels contiguous.
 //
-// A warp owns 16 channels x 4 S states: a lane holds channels 2g, 2g+1 (g = lane / 4) and S states.
-// Time is walked in tiles of TT steps. A tile is staged in shared memory: delta (after softplus)
-// and delta u once per channel and step, B and C as float. The lanes' parts of y = sum_n C h are
-// added through shared memory; the pair of channels that a thread loaded it also gates and stores.
+// Two kinds of warps share a block. The first WS x WC warps run the recurrence: each owns 16 channels
+// x 4 S states, a lane channels 2g, 2g+1 (g = lane / 4) and S states. PW more warps feed them: time is
+// walked in tiles of TT steps, and while tile i is run, they put tile i + 1 into shared memory
+// (delta after softplus and delta u once per channel and step, B and C as float), add the lanes'
+// parts of y = sum_n C h of tile i - 1, gate and store them. One barrier a tile.
 //
 // MODE 0: outputs. MODE 1: only the chunk's last state from zero, and the sum of its deltas.
 // MODE 2: the same backwards in time for the gradient: carry = a (C dy + carry), from zero.
@@ -18,80 +19,195 @@ struct ForwardParams {
   i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks;
 };
 
-template <int S>
-__device__ __forceinline__ void load_vector(float (&v)[S], const float* p) {
-  if constexpr (S == 4) {
-    const float4 x = *reinterpret_cast<const float4*>(p);
-    v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
-  } else if constexpr (S == 2) {
-    const float2 x = *reinterpret_cast<const float2*>(p);
-    v[0] = x.x, v[1] = x.y;
-  } else {
-    v[0] = p[0];
-  }
-}
+__device__ __forceinline__ void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
 
-template <int S, int WS, int WC, int TT>
-struct ForwardShape {
-  static constexpr int N = 4 * S * WS;      // states, padded
-  static constexpr int CT = 16 * WC;        // channels
-  static constexpr int THREADS = 32 * WS * WC;
-  static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
-  static constexpr int PARTS = 4 * WS;      // lanes that share a channel's states
-  static constexpr int Y_STRIDE = PAIRS + 4;  // in float2; the padding avoids bank conflicts
-  static constexpr int SHARED_STATE = (TT * PAIRS * 4 + TT * N) * 4;
-  static constexpr int SHARED = SHARED_STATE + (TT * N + TT * PARTS * Y_STRIDE * 2) * 4;
+// Shared memory of delta and delta u: for each step the even pairs of channels, then the odd ones,
+// so that both a thread's two stores and the lanes' loads are free of bank conflicts.
+template <int QUADS>
+struct PairRows {
+  static constexpr int HALF = QUADS % 8 == 4 ? QUADS : QUADS + 4;
+  static constexpr int STRIDE = HALF + QUADS + (QUADS % 8 == 4 ? 4 : 0);  // float4 a step
+  static __device__ __forceinline__ int at(int pair) { return (pair & 1) * HALF + (pair >> 1); }
 };
 
-template <typename T, int S, int WS, int WC, int TT, int MODE, bool SOFTPLUS, bool GATE, bool SAVE,
-          bool ALIGNED, int MIN_BLOCKS>
-__global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_forward(ForwardParams p) {
-  using F = ForwardShape<S, WS, WC, TT>;
+template <int S, int WS, int WC, int PW, int TT>
+struct ForwardShape {
+  static constexpr int N = 4 * S * WS;  // states, padded
+  static constexpr int CT = 16 * WC;    // channels
+  static constexpr int RUNNERS = 32 * WS * WC, FEEDERS = 32 * PW, THREADS = RUNNERS + FEEDERS;
+  static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
+  static constexpr int PARTS = 4 * WS;        // lanes that share a channel's states
+  static constexpr int Y_STRIDE = PAIRS + 4;  // in float2; the padding avoids bank conflicts
+  static constexpr int DX = TT * PairRows<QUADS>::STRIDE * 4, BC = TT * N;
+  static constexpr int Y_ROW = PARTS * Y_STRIDE + (QUADS == 4 ? 8 : 0);  // in float2, a step
+  static constexpr int Y = TT * Y_ROW * 2;
+  static constexpr int V = 4 / S;  // steps whose B (or C) a lane loads at once
+
+  // Where B of a step and state lies: the V steps x S states of a lane are together.
+  static __device__ __forceinline__ int bc(int t, int n) {
+    return ((t / V) * (N / S) + n / S) * 4 + t % V * S + n % S;
+  }
+};
+
+template <typename T, int S, int WS, int WC, int PW, int TT, int MODE, bool SOFTPLUS, bool GATE,
+          bool SAVE, bool ALIGNED, int MIN_BLOCKS>
+__global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(ForwardParams p) {
+  using F = ForwardShape<S, WS, WC, PW, TT>;
+  using Rows = PairRows<F::QUADS>;
   using Raw = typename Quad<T>::Raw;
-  constexpr bool REVERSE = MODE == 2, LOAD_Z = GATE && MODE != 1;
-  constexpr int ROW_STEP = F::THREADS / F::QUADS, ROWS = TT / ROW_STEP;
-  static_assert(ROWS >= 1 && TT % SEGMENT == 0, "tile too short for this many threads");
+  constexpr bool REVERSE = MODE == 2, LOAD_Z = GATE && MODE != 1, OUTPUT = MODE == 0;
 
-  extern __shared__ __align__(16) float shared[];
-  float4* s_dx = reinterpret_cast<float4*>(shared);  // [TT][PAIRS] delta, delta u of two channels
-  float* s_B = shared + TT * F::PAIRS * 4;           // [TT][N]
-  float* s_C = s_B + TT * F::N;                      // [TT][N]
-  float2* s_y = reinterpret_cast<float2*>(s_C + TT * F::N);  // [TT][PARTS][Y_STRIDE]
+  extern __shared__ __align__(16) float shared[];  // two of each, for odd and even tiles
+  float4* s_dx = reinterpret_cast<float4*>(shared);              // [2][TT][STRIDE]
+  float* s_B = shared + 2 * F::DX;                               // [2][BC]
+  float* s_C = s_B + 2 * F::BC;                                  // [2][BC]
+  float2* s_y = reinterpret_cast<float2*>(s_C + 2 * F::BC);      // [2][TT][Y_ROW]
 
-  const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, g = lane >> 2, q = lane & 3;
-  const int wc = warp % WC, ws = warp / WC;
+  const int tid = threadIdx.x;
   const i64 item = blockIdx.x / p.blocks;
   const Span span = find_span(item, p.offsets, p.sequences, p.length, p.chunk);
   if (span.empty) return;
   const Channels ch = find_channels(blockIdx.x % p.blocks, p.segment, F::CT);
-  const int pair = wc * 8 + g;           // this lane's pair of channels in the tile
-  const int n0 = ws * 4 * S + q * S;     // its first state
   const i64 D = p.channels;
   const int N = int(p.states);
+  const int steps = int(span.to - span.from), tiles = (steps + TT - 1) / TT;
+  const bool whole = ALIGNED && ch.count == F::CT && N == F::N;
+  auto tile_start = [&](int i) { return (REVERSE ? tiles - 1 - i : i) * TT; };
 
-  float A[2][S], h[2][S];
+  if (tid < F::RUNNERS) {
+    const int warp = tid >> 5, lane = tid & 31, g = lane >> 2, q = lane & 3;
+    const int pair = warp % WC * 8 + g;  // this lane's pair of channels
+    const int ws = warp / WC, n0 = (ws * 4 + q) * S;
+    const i64 d_lane = ch.first + 2 * pair;
+    const int lane_valid = ch.count - 2 * pair;
+    float A[2][S], h[2][S], sum[2] = {0.f, 0.f};
 #pragma unroll
-  for (int j = 0; j < 2; j++)
+    for (int j = 0; j < 2; j++)
 #pragma unroll
-    for (int i = 0; i < S; i++) {
-      const bool real = 2 * pair + j < ch.count && n0 + i < N;
-      const i64 d = ch.first + 2 * pair + j;
-      A[j][i] = real ? p.A[d * N + n0 + i] * LOG2E : 0.f;
-      h[j][i] = 0.f;
-      if constexpr (MODE == 0) {
-        if (real && p.chunk_state != nullptr) h[j][i] = p.chunk_state[(item * N + n0 + i) * D + d];
-        else if (real && p.h0 != nullptr) h[j][i] = p.h0[(span.sequence * D + d) * N + n0 + i];
+      for (int i = 0; i < S; i++) {
+        const bool real = j < lane_valid && n0 + i < N;
+        const i64 d = d_lane + j;
+        A[j][i] = real ? p.A[d * N + n0 + i] * LOG2E : 0.f;
+        h[j][i] = 0.f;
+        if constexpr (OUTPUT) {
+          if (real && p.chunk_state != nullptr) h[j][i] = p.chunk_state[(item * N + n0 + i) * D + d];
+          else if (real && p.h0 != nullptr) h[j][i] = p.h0[(span.sequence * D + d) * N + n0 + i];
+        }
+      }
+    float* kept = nullptr;
+    if constexpr (SAVE && OUTPUT)
+      kept = p.kept + (kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT) * N * D +
+             n0 * D + d_lane;
+    const float4* dx_lane = s_dx + Rows::at(pair);
+    const float* b_lane = s_B + (ws * 4 + q) * 4;
+    const float* c_lane = s_C + (ws * 4 + q) * 4;
+    float2* y_lane = s_y + (ws * 4 + q) * F::Y_STRIDE + pair;
+
+    block_barrier();
+#pragma unroll 1
+    for (int tile = 0; tile < tiles; tile++) {
+      const int t0 = tile_start(tile), odd = tile & 1;
+      const bool full = whole && t0 + TT <= steps;
+#pragma unroll 1
+      for (int part = 0; part < TT / SEGMENT; part++) {
+        const int s0 = (REVERSE ? TT / SEGMENT - 1 - part : part) * SEGMENT;
+        if constexpr (SAVE && OUTPUT) {
+          if (full) {
+#pragma unroll
+            for (int i = 0; i < S; i++)
+              store_two<ALIGNED, true>(kept + i * D, make_float2(h[0][i], h[1][i]), 2);
+          } else if (t0 + s0 < steps) {
+#pragma unroll
+            for (int i = 0; i < S; i++)
+              store_two<ALIGNED, false>(kept + i * D, make_float2(h[0][i], h[1][i]),
+                                        n0 + i < N ? lane_valid : 0);
+          }
+          kept += N * D;
+        }
+        const float4* dx_at = dx_lane + (odd * TT + s0) * Rows::STRIDE;
+        const float* b_at = b_lane + odd * F::BC + s0 * F::N;
+        const float* c_at = c_lane + odd * F::BC + s0 * F::N;
+        float2* y_at = y_lane + (odd * TT + s0) * F::Y_ROW;
+        // A group of V steps is loaded before the one before it is run: the compiler moves no load
+        // ahead of the stores of y.
+        constexpr int GROUPS = SEGMENT / F::V, UNROLL = S == 1 ? 2 : 4;
+        float4 next_b, next_c = make_float4(0.f, 0.f, 0.f, 0.f), next_dx[F::V];
+        auto load_group = [&](int k) {
+          const int group = REVERSE ? GROUPS - 1 - k : k;
+          next_b = *reinterpret_cast<const float4*>(b_at + group * F::V * F::N);
+          if constexpr (OUTPUT) next_c = *reinterpret_cast<const float4*>(c_at + group * F::V * F::N);
+#pragma unroll
+          for (int v = 0; v < F::V; v++) next_dx[v] = dx_at[(group * F::V + v) * Rows::STRIDE];
+        };
+        load_group(0);
+#pragma unroll UNROLL
+        for (int k = 0; k < GROUPS; k++) {
+          const int group = REVERSE ? GROUPS - 1 - k : k;
+          const float b[4] = {next_b.x, next_b.y, next_b.z, next_b.w};
+          const float c[4] = {next_c.x, next_c.y, next_c.z, next_c.w};
+          float4 own_dx[F::V];
+#pragma unroll
+          for (int v = 0; v < F::V; v++) own_dx[v] = next_dx[v];
+          load_group(k + 1 < GROUPS ? k + 1 : k);
+#pragma unroll
+          for (int vk = 0; vk < F::V; vk++) {
+            const int v = REVERSE ? F::V - 1 - vk : vk, t = group * F::V + v;
+            const float4 dx = own_dx[v];
+            float y0 = 0.f, y1 = 0.f;
+            if constexpr (!OUTPUT) sum[0] += dx.x, sum[1] += dx.z;
+#pragma unroll
+            for (int i = 0; i < S; i++) {
+              const float a0 = exp2_fast(dx.x * A[0][i]), a1 = exp2_fast(dx.z * A[1][i]);
+              const float factor = b[v * S + i];
+              if constexpr (REVERSE) {
+                h[0][i] = a0 * fmaf(dx.y, factor, h[0][i]);
+                h[1][i] = a1 * fmaf(dx.w, factor, h[1][i]);
+              } else {
+                h[0][i] = fmaf(a0, h[0][i], dx.y * factor);
+                h[1][i] = fmaf(a1, h[1][i], dx.w * factor);
+              }
+              if constexpr (OUTPUT) {
+                y0 = fmaf(c[v * S + i], h[0][i], y0);
+                y1 = fmaf(c[v * S + i], h[1][i], y1);
+              }
+            }
+            if constexpr (OUTPUT) y_at[t * F::Y_ROW] = make_float2(y0, y1);
+          }
+        }
+      }
+      block_barrier();
+    }
+
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+      if (j >= lane_valid) continue;
+      const i64 d = d_lane + j;
+      if constexpr (OUTPUT) {
+        if (span.to == span.end) {
+#pragma unroll
+          for (int i = 0; i < S; i++)
+            if (n0 + i < N) p.last[(span.sequence * D + d) * N + n0 + i] = h[j][i];
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < S; i++)
+          if (n0 + i < N) p.chunk_state[(item * N + n0 + i) * D + d] = h[j][i];
+        if (ws == 0 && q == 0) p.chunk_sum[item * D + d] = sum[j];
       }
     }
-  float sum[2] = {0.f, 0.f};
+    return;
+  }
 
-  // What this thread loads: channels 4 lq ... 4 lq + 3 of rows lr, lr + ROW_STEP, ... of a tile.
-  const int lq = tid % F::QUADS, lr = tid / F::QUADS, valid = ch.count - 4 * lq;
+  // Feeders: a thread has channels 4 lq ... 4 lq + 3 of rows lr, lr + ROW_STEP, ... of a tile.
+  constexpr int ROW_STEP = F::FEEDERS / F::QUADS, ROWS = TT / ROW_STEP;
+  static_assert(ROWS >= 1 && TT % ROW_STEP == 0, "tile too short for this many threads");
+  const int fid = tid - F::RUNNERS;
+  const int lq = fid % F::QUADS, lr = fid / F::QUADS, valid = ch.count - 4 * lq;
   const i64 d_quad = ch.first + 4 * lq;
   const float4 none = make_float4(0.f, 0.f, 0.f, 0.f);
   const float4 bias = p.bias != nullptr ? load_quad<float, false, false>(p.bias + d_quad, valid) : none;
   const float4 skip =
-      MODE == 0 && p.D != nullptr ? load_quad<float, false, false>(p.D + d_quad, valid) : none;
+      OUTPUT && p.D != nullptr ? load_quad<float, false, false>(p.D + d_quad, valid) : none;
   const i64 t_first = span.from + lr;
   const int u_t = int(REVERSE ? p.dout_t : p.u_t), delta_t = int(p.delta_t), z_t = int(p.z_t);
   const T* u = static_cast<const T*>(REVERSE ? p.dout : p.u) + d_quad +
@@ -102,9 +218,10 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_forward(Forward
       LOAD_Z ? static_cast<const T*>(p.z) + d_quad + span.batch * p.z_b + t_first * z_t : nullptr;
   const i64 out = (span.batch * p.length + t_first) * D + d_quad;  // in tensors we allocate
 
-  constexpr int BC_QUADS = TT * F::N / 4, BC_STEPS = (BC_QUADS + F::THREADS - 1) / F::THREADS;
-  constexpr int BC_ROWS = F::THREADS * 4 / F::N;  // rows that the block loads at once
-  const int bn = tid % (F::N / 4) * 4, br = tid / (F::N / 4), b_valid = N - bn;
+  constexpr int BC_QUADS = TT * F::N / 4, BC_STEPS = (BC_QUADS + F::FEEDERS - 1) / F::FEEDERS;
+  constexpr int BC_ROWS = F::FEEDERS * 4 / F::N;  // rows that the feeders load at once
+  static_assert(F::FEEDERS % (F::N / 4) == 0, "feeders must take whole rows of B and C");
+  const int bn = fid % (F::N / 4) * 4, br = fid / (F::N / 4), b_valid = N - bn;
   const int B_t = int(REVERSE ? p.C_t : p.B_t), C_t = int(p.C_t);
   const T* B = static_cast<const T*>(REVERSE ? p.C : p.B) + bn + (span.from + br) * B_t +
                (REVERSE ? span.batch * p.C_b + ch.first / p.group_C * p.C_g
@@ -112,13 +229,13 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_forward(Forward
   const T* C = static_cast<const T*>(p.C) + bn + (span.from + br) * C_t + span.batch * p.C_b +
                ch.first / p.group_C * p.C_g;
 
+  constexpr int HELD = OUTPUT ? ROWS : 1, HELD_Z = OUTPUT && LOAD_Z ? ROWS : 1;
   Raw next_u[ROWS], next_delta[ROWS], next_z[LOAD_Z ? ROWS : 1];
-  Raw next_B[BC_STEPS], next_C[MODE == 0 ? BC_STEPS : 1];
-  const int steps = int(span.to - span.from), tiles = (steps + TT - 1) / TT;
-  const bool whole = ALIGNED && ch.count == F::CT && N == F::N;
+  Raw next_B[BC_STEPS], next_C[OUTPUT ? BC_STEPS : 1];
+  Raw now_u[HELD], now_z[HELD_Z], done_u[HELD], done_z[HELD_Z];  // of the tile that is run, and of that before
 
-  auto load_rows = [&](int t0, auto full) {
-    constexpr bool FULL = decltype(full)::value;
+  auto load_rows = [&](int t0, auto whole_tile) {
+    constexpr bool FULL = decltype(whole_tile)::value;
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
       const int n = FULL || t0 + lr + i * ROW_STEP < steps ? valid : 0;
@@ -130,164 +247,124 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_forward(Forward
     }
 #pragma unroll
     for (int i = 0; i < BC_STEPS; i++) {
-      const bool mine = BC_QUADS % F::THREADS == 0 || tid + i * F::THREADS < BC_QUADS;
+      const bool mine = BC_QUADS % F::FEEDERS == 0 || fid + i * F::FEEDERS < BC_QUADS;
       const int n = mine && (FULL || t0 + br + i * BC_ROWS < steps) ? b_valid : 0;
-      constexpr bool ALL = FULL && BC_QUADS % F::THREADS == 0;
+      constexpr bool ALL = FULL && BC_QUADS % F::FEEDERS == 0;
       next_B[i] = load_quad<T, ALIGNED, ALL>(B + (i64(t0) * B_t + i * BC_ROWS * B_t), n);
-      if constexpr (MODE == 0)
+      if constexpr (OUTPUT)
         next_C[i] = load_quad<T, ALIGNED, ALL>(C + (i64(t0) * C_t + i * BC_ROWS * C_t), n);
     }
   };
-  auto load_tile = [&](int t0) {
+  auto load_tile = [&](int i) {
+    const int t0 = tile_start(i);
     if (whole && t0 + TT <= steps) load_rows(t0, Full());
     else load_rows(t0, Ragged());
   };
 
-  float* kept = nullptr;
-  if constexpr (SAVE && MODE == 0)
-    kept = p.kept + (kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT) * N * D +
-           n0 * D + ch.first + 2 * pair;
-  auto tile_start = [&](int i) { return (REVERSE ? tiles - 1 - i : i) * TT; };
-  if (tiles > 0) load_tile(tile_start(0));
-#pragma unroll 1
-  for (int tile = 0; tile < tiles; tile++) {
-    const int t0 = tile_start(tile);
-    const bool full = whole && t0 + TT <= steps;
-    Raw now_u[ROWS], now_z[LOAD_Z ? ROWS : 1];
+  auto stage_tile = [&](int tile) {
+    const int t0 = tile_start(tile), odd = tile & 1;
+    float4* dx_at = s_dx + odd * TT * Rows::STRIDE;
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
       const int r = lr + i * ROW_STEP;
       float4 x = Quad<T>::unpack(next_u[i]), d = Quad<T>::unpack(next_delta[i]);
-      now_u[i] = next_u[i];
-      if constexpr (LOAD_Z) now_z[i] = next_z[i];
       d.x += bias.x, d.y += bias.y, d.z += bias.z, d.w += bias.w;
       if constexpr (SOFTPLUS)
         d.x = softplus(d.x), d.y = softplus(d.y), d.z = softplus(d.z), d.w = softplus(d.w);
       if (t0 + r >= steps) d = none;  // a step that changes nothing
       if constexpr (REVERSE) {
         if constexpr (GATE) {
-          const float4 w = Quad<T>::unpack(now_z[i]);
+          const float4 w = Quad<T>::unpack(next_z[i]);
           x.x *= w.x * sigmoid(w.x), x.y *= w.y * sigmoid(w.y);
           x.z *= w.z * sigmoid(w.z), x.w *= w.w * sigmoid(w.w);
         }
       } else {
         x.x *= d.x, x.y *= d.y, x.z *= d.z, x.w *= d.w;
       }
-      s_dx[r * F::PAIRS + 2 * lq] = make_float4(d.x, x.x, d.y, x.y);
-      s_dx[r * F::PAIRS + 2 * lq + 1] = make_float4(d.z, x.z, d.w, x.w);
+      dx_at[r * Rows::STRIDE + lq] = make_float4(d.x, x.x, d.y, x.y);
+      dx_at[r * Rows::STRIDE + Rows::HALF + lq] = make_float4(d.z, x.z, d.w, x.w);
     }
 #pragma unroll
     for (int i = 0; i < BC_STEPS; i++) {
-      const int e = tid + i * F::THREADS;
-      if (BC_QUADS % F::THREADS == 0 || e < BC_QUADS) {
-        reinterpret_cast<float4*>(s_B)[e] = Quad<T>::unpack(next_B[i]);
-        if constexpr (MODE == 0) reinterpret_cast<float4*>(s_C)[e] = Quad<T>::unpack(next_C[i]);
-      }
-    }
-    __syncthreads();
-    if (tile + 1 < tiles) load_tile(tile_start(tile + 1));
-
-#pragma unroll 1
-    for (int part = 0; part < TT / SEGMENT; part++) {
-      const int s0 = (REVERSE ? TT / SEGMENT - 1 - part : part) * SEGMENT;
-      if constexpr (SAVE && MODE == 0) {
-        if (full) {
-#pragma unroll
-          for (int i = 0; i < S; i++)
-            store_two<ALIGNED, true>(kept + i * D, make_float2(h[0][i], h[1][i]), 2);
-        } else if (t0 + s0 < steps) {
-#pragma unroll
-          for (int i = 0; i < S; i++)
-            store_two<ALIGNED, false>(kept + i * D, make_float2(h[0][i], h[1][i]),
-                                      n0 + i < N ? ch.count - 2 * pair : 0);
-        }
-        kept += N * D;
-      }
-      constexpr int UNROLL = S == 4 ? 4 : 8;
-#pragma unroll UNROLL
-      for (int k = 0; k < SEGMENT; k++) {
-        const int t = s0 + (REVERSE ? SEGMENT - 1 - k : k);
-        const float4 dx = s_dx[t * F::PAIRS + pair];
-        float b[S];
-        load_vector(b, s_B + t * F::N + n0);
-        if constexpr (MODE == 0) {
-          float c[S], y0 = 0.f, y1 = 0.f;
-          load_vector(c, s_C + t * F::N + n0);
-#pragma unroll
-          for (int i = 0; i < S; i++) {
-            h[0][i] = fmaf(exp2_fast(dx.x * A[0][i]), h[0][i], dx.y * b[i]);
-            h[1][i] = fmaf(exp2_fast(dx.z * A[1][i]), h[1][i], dx.w * b[i]);
-            y0 = fmaf(c[i], h[0][i], y0);
-            y1 = fmaf(c[i], h[1][i], y1);
-          }
-          s_y[(t * F::PARTS + ws * 4 + q) * F::Y_STRIDE + pair] = make_float2(y0, y1);
+      if (BC_QUADS % F::FEEDERS && fid + i * F::FEEDERS >= BC_QUADS) break;
+      auto put = [&](float* to, float4 v) {
+        to += odd * F::BC;
+        const int t = br + i * BC_ROWS;
+        if constexpr (S == 4) {
+          *reinterpret_cast<float4*>(to + F::bc(t, bn)) = v;
+        } else if constexpr (S == 2) {
+          *reinterpret_cast<float2*>(to + F::bc(t, bn)) = make_float2(v.x, v.y);
+          *reinterpret_cast<float2*>(to + F::bc(t, bn + 2)) = make_float2(v.z, v.w);
         } else {
-          sum[0] += dx.x, sum[1] += dx.z;
-#pragma unroll
-          for (int i = 0; i < S; i++) {
-            const float a0 = exp2_fast(dx.x * A[0][i]), a1 = exp2_fast(dx.z * A[1][i]);
-            if constexpr (REVERSE) {
-              h[0][i] = a0 * fmaf(dx.y, b[i], h[0][i]);
-              h[1][i] = a1 * fmaf(dx.w, b[i], h[1][i]);
-            } else {
-              h[0][i] = fmaf(a0, h[0][i], dx.y * b[i]);
-              h[1][i] = fmaf(a1, h[1][i], dx.w * b[i]);
-            }
-          }
-        }
-      }
-    }
-    __syncthreads();
-
-    if constexpr (MODE == 0) {
-      auto store_rows = [&](auto whole_tile) {
-        constexpr bool FULL = decltype(whole_tile)::value;
-        T* y = static_cast<T*>(p.y) + (out + t0 * D);
-        T* y_pre = static_cast<T*>(p.y_pre) + (out + t0 * D);
-#pragma unroll
-        for (int i = 0; i < ROWS; i++) {
-          const int r = lr + i * ROW_STEP;
-          const float4 x = Quad<T>::unpack(now_u[i]);
-          float4 v = make_float4(skip.x * x.x, skip.y * x.y, skip.z * x.z, skip.w * x.w);
-#pragma unroll
-          for (int k = 0; k < F::PARTS; k++) {
-            const float4 part = *reinterpret_cast<const float4*>(
-                s_y + (r * F::PARTS + k) * F::Y_STRIDE + 2 * lq);
-            v.x += part.x, v.y += part.y, v.z += part.z, v.w += part.w;
-          }
-          const int n = FULL || t0 + r < steps ? valid : 0;
-          if constexpr (GATE) {
-            if constexpr (SAVE) store_quad<T, ALIGNED, FULL>(y_pre + i * ROW_STEP * D, v, n);
-            const float4 w = Quad<T>::unpack(now_z[i]);
-            v.x *= w.x * sigmoid(w.x), v.y *= w.y * sigmoid(w.y);
-            v.z *= w.z * sigmoid(w.z), v.w *= w.w * sigmoid(w.w);
-          }
-          store_quad<T, ALIGNED, FULL>(y + i * ROW_STEP * D, v, n);
+          to[F::bc(t, bn)] = v.x, to[F::bc(t, bn + 1)] = v.y;
+          to[F::bc(t, bn + 2)] = v.z, to[F::bc(t, bn + 3)] = v.w;
         }
       };
-      if (full) store_rows(Full());
-      else store_rows(Ragged());
-      // No barrier here: the next tile's stores to s_dx, s_B, s_C touch nothing read above, and
-      // s_y is written only after the barrier that follows them.
+      put(s_B, Quad<T>::unpack(next_B[i]));
+      if constexpr (OUTPUT) put(s_C, Quad<T>::unpack(next_C[i]));
     }
-  }
+  };
 
+  auto store_rows = [&](int tile, auto whole_tile) {
+    constexpr bool FULL = decltype(whole_tile)::value;
+    const int t0 = tile * TT;
+    const float2* y_at = s_y + (tile & 1) * TT * F::Y_ROW + 2 * lq;
+    T* y = static_cast<T*>(p.y) + (out + t0 * D);
+    T* y_pre = static_cast<T*>(p.y_pre) + (out + t0 * D);
 #pragma unroll
-  for (int j = 0; j < 2; j++) {
-    if (2 * pair + j >= ch.count) continue;
-    const i64 d = ch.first + 2 * pair + j;
-    if constexpr (MODE == 0) {
-      if (span.to == span.end) {
+    for (int i = 0; i < ROWS; i++) {
+      const int r = lr + i * ROW_STEP;
+      const float4 x = Quad<T>::unpack(done_u[i]);
+      float4 v = make_float4(skip.x * x.x, skip.y * x.y, skip.z * x.z, skip.w * x.w);
 #pragma unroll
-        for (int i = 0; i < S; i++)
-          if (n0 + i < N) p.last[(span.sequence * D + d) * N + n0 + i] = h[j][i];
+      for (int k = 0; k < F::PARTS; k++) {
+        const float4 part =
+            *reinterpret_cast<const float4*>(y_at + r * F::Y_ROW + k * F::Y_STRIDE);
+        v.x += part.x, v.y += part.y, v.z += part.z, v.w += part.w;
       }
-    } else {
-#pragma unroll
-      for (int i = 0; i < S; i++)
-        if (n0 + i < N) p.chunk_state[(item * N + n0 + i) * D + d] = h[j][i];
-      if (ws == 0 && q == 0) p.chunk_sum[item * D + d] = sum[j];
+      const int n = FULL || t0 + r < steps ? valid : 0;
+      if constexpr (GATE) {
+        if constexpr (SAVE) store_quad<T, ALIGNED, FULL>(y_pre + i * ROW_STEP * D, v, n);
+        const float4 w = Quad<T>::unpack(done_z[i]);
+        v.x *= w.x * sigmoid(w.x), v.y *= w.y * sigmoid(w.y);
+        v.z *= w.z * sigmoid(w.z), v.w *= w.w * sigmoid(w.w);
+      }
+      store_quad<T, ALIGNED, FULL>(y + i * ROW_STEP * D, v, n);
     }
+  };
+  auto store_tile = [&](int tile) {
+    if (whole && tile * TT + TT <= steps) store_rows(tile, Full());
+    else store_rows(tile, Ragged());
+  };
+  auto hold = [&] {  // what the gate of the staged tile will need
+    if constexpr (OUTPUT) {
+#pragma unroll
+      for (int i = 0; i < ROWS; i++) {
+        done_u[i] = now_u[i], now_u[i] = next_u[i];
+        if constexpr (LOAD_Z) done_z[i] = now_z[i], now_z[i] = next_z[i];
+      }
+    }
+  };
+
+  if (tiles > 0) {
+    load_tile(0);
+    stage_tile(0);
+    hold();
+    if (tiles > 1) load_tile(1);
+  }
+  block_barrier();
+#pragma unroll 1
+  for (int tile = 0; tile < tiles; tile++) {
+    if constexpr (OUTPUT) {
+      if (tile > 0) store_tile(tile - 1);
+    }
+    if (tile + 1 < tiles) stage_tile(tile + 1);
+    hold();
+    if (tile + 2 < tiles) load_tile(tile + 2);
+    block_barrier();
+  }
+  if constexpr (OUTPUT) {
+    if (tiles > 0) store_tile(tiles - 1);
   }
 }
 
