@@ -57,7 +57,7 @@ def calls(monkeypatch):
         calls.append(recompute)
         return mamba_inner(*args, recompute=recompute, **options)
 
-    monkeypatch.setattr("ssmlab.blocks.mamba.mamba_inner", counted)
+    monkeypatch.setattr("ssmlab.blocks.recompute.mamba_inner", counted)
     return calls
 
 

@@ -4,17 +4,16 @@ Shapes: B batch, L length, M model width, D = expand * M channels, W width of th
 """
 
 import math
-from types import NoneType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ssmlab.blocks.mamba_config import MambaConfig
+from ssmlab.blocks.recompute import recompute_level, run_fused
 from ssmlab.mixers.linear import Linear, mark_no_weight_decay
 from ssmlab.mixers.s6 import S6
-from ssmlab.ops import causal_conv1d, causal_conv1d_update, mamba_inner
-from ssmlab.ops.mamba_inner import inner_backend
+from ssmlab.ops import causal_conv1d, causal_conv1d_update
 
 
 class MambaState(NamedTuple):
@@ -58,8 +57,8 @@ class Mamba(nn.Module):
     ) -> Tensor | tuple[Tensor, MambaState]:
         """x (B, L, M) -> y (B, L, M), or (y, state). ``cu_seqlens`` packs sequences, B = 1 then."""
         xz = self.in_proj(x)
-        if state is None and not return_state and (level := self._recompute(xz)) is not None:
-            return self._fused(xz, cu_seqlens, level)
+        if state is None and not return_state and (level := recompute_level(self, xz)) is not None:
+            return run_fused(self, xz, cu_seqlens, level)
         x, z = xz.chunk(2, dim=-1)
         x = self.conv1d(x, None if state is None else state.conv, return_state, cu_seqlens)
         conv = None
@@ -70,38 +69,6 @@ class Mamba(nn.Module):
             return self.out_proj(y)
         y, ssm = y
         return self.out_proj(y), MambaState(conv, ssm)
-
-    def _recompute(self, xz: Tensor) -> Literal["inputs", "scan"] | None:
-        """What the fused block makes again in the backward pass; None for the unfused block."""
-        level = self.config.recompute
-        if level == "auto":
-            level = "scan" if xz.device.type == "cuda" else "none"
-        if level == "none" or not torch.is_grad_enabled():
-            return None
-        # A projection that somebody replaced or wrapped must be called, not read.
-        if type(self.ssm.x_proj) not in (Linear, NoneType) or type(self.out_proj) is not Linear:
-            return None
-        backend = inner_backend(xz.device, xz.dtype, self.config.ssm.is_complex)
-        return None if backend is None else level
-
-    def _fused(
-        self, xz: Tensor, cu_seqlens: Tensor | None, level: Literal["inputs", "scan"]
-    ) -> Tensor:
-        ssm = self.ssm
-        A, B, C = ssm.constants()
-        return mamba_inner(
-            xz,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            None if ssm.x_proj is None else ssm.x_proj.weight,
-            ssm.dt_proj.weight,
-            ssm.dt_proj.bias,
-            *(A, B, C, ssm.D),
-            self.out_proj.weight,
-            self.out_proj.bias,
-            cu_seqlens,
-            recompute=level,
-        )
 
     def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """One step of decoding: x (B, M) -> y (B, M) and the new state."""
