@@ -17,7 +17,7 @@ _KINDS: tuple[tuple[str, str], ...] = (
         r"gemm|cutlass|nvjet|xmma|splitk|cublas|aten::(mm|addmm|bmm|linear|matmul)\b",
     ),
     ("norm", r"rms_?norm|layer_?norm|RowwiseMoments"),
-    ("loss", r"softmax|scatter|gather|linear_cross_entropy|nll"),
+    ("loss", r"loss_rows|softmax|scatter|gather|linear_cross_entropy|nll"),
     ("optimiser", r"multi_tensor|adam|foreach|lpnorm|_norm"),
     ("embedding", r"embedding|indexSelect|index_select|sort|radix"),
 )

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssmlab.ops.linear_cross_entropy import cuda
+
 # Bytes of float32 logits at a time: large enough to keep matrix products busy.
-_CHUNK_BYTES = {"cuda": 1 << 28, "cpu": 1 << 25}
+_CHUNK_BYTES = {"cuda": 1 << 29, "cpu": 1 << 25}
 
 
 def _rows_at_a_time(device: torch.device, vocabulary: int) -> int:
@@ -26,14 +28,52 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, and its gradients by hidden and weight (empty tensors unless ``save``)."""
-    wide = torch.promote_types(dtype, torch.float32)
-    h, w = hidden.to(dtype), weight.to(dtype)
+    args = (hidden.to(dtype), weight.to(dtype), targets, ignore_index, save)
+    run = _by_kernel if cuda.works(hidden.device, dtype) else _by_torch
+    loss, dhidden, dweight = run(*args)
+    return loss, dhidden.to(hidden.dtype), dweight.to(weight.dtype)
+
+
+def _by_kernel(
+    h: Tensor, w: Tensor, targets: Tensor, ignore_index: int, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss and gradients with one kernel between the matrix products."""
+    vocabulary = w.shape[0]
+    dhidden, dweight = _gradients(h, w, save, torch.float32)
+    count = (targets != ignore_index).sum()
+    share = 1 / count.to(torch.float32)
+    targets = targets.contiguous()
+    rows = min(_rows_at_a_time(h.device, vocabulary), max(1, h.shape[0]))
+    buffer = cuda.room(rows, vocabulary, h.dtype, h.device)
+    losses = []
+    for start in range(0, h.shape[0], rows):
+        part = slice(start, start + rows)
+        logits = buffer[: h[part].shape[0]]
+        slope = logits[:, :vocabulary]
+        torch.mm(h[part], w.t(), out=slope)
+        losses.append(cuda.loss_rows(logits, vocabulary, targets[part], share, ignore_index, save))
+        if save:
+            torch.mm(slope, w, out=dhidden[part])
+            dweight += slope.t() @ h[part]
+    return torch.cat(losses).sum() / count, dhidden, dweight
+
+
+def _gradients(h: Tensor, w: Tensor, save: bool, wide: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Room for the gradients of h, and of w with zeros to add to; empty unless ``save``."""
+    dweight = torch.zeros(w.shape if save else (0,), dtype=wide, device=w.device)
+    return h.new_empty(h.shape if save else (0,)), dweight
+
+
+def _by_torch(
+    h: Tensor, w: Tensor, targets: Tensor, ignore_index: int, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same in plain torch, for any device and float type."""
+    wide = torch.promote_types(h.dtype, torch.float32)
     counts = targets != ignore_index
     places = torch.where(counts, targets, 0).clamp(0, w.shape[0] - 1)
     share = counts.to(wide) / counts.sum()
     loss = torch.zeros((), dtype=wide, device=h.device)
-    dhidden = h.new_empty(h.shape if save else (0,))
-    dweight = torch.zeros(w.shape if save else (0,), dtype=wide, device=h.device)
+    dhidden, dweight = _gradients(h, w, save, wide)
     rows = _rows_at_a_time(h.device, w.shape[0])
     for start in range(0, h.shape[0], rows):
         part = slice(start, start + rows)
@@ -46,12 +86,11 @@ def _forward(
             continue
         slope = logits.exp_()
         slope.scatter_(1, place, own.exp() - 1)
-        slope = (slope * share[part, None]).to(dtype)
+        slope = (slope * share[part, None]).to(h.dtype)
         del logits
         torch.mm(slope, w, out=dhidden[part])
         dweight += slope.t() @ h[part]
-    loss = loss / counts.any().to(wide)  # 0 / 0 if no token counts
-    return loss, dhidden.to(hidden.dtype), dweight.to(weight.dtype)
+    return loss / counts.any().to(wide), dhidden, dweight  # 0 / 0 if no token counts
 
 
 @_forward.register_fake
