@@ -115,11 +115,11 @@ def test_packed(complex_A: bool, bounds: list[int]) -> None:
 
 # Layouts the plans choose for other sizes or GPUs, with time split into short chunks.
 FORWARD = [
-    ForwardPlan(4, 1, 4, 4, 32, 2, 64),
-    ForwardPlan(2, 2, 2, 2, 16, 2, 32),
-    ForwardPlan(1, 4, 1, 2, 32, 2, 96),
+    ForwardPlan(4, 1, 4, 4, 16, 2, 2, 64),
+    ForwardPlan(2, 2, 2, 2, 16, 3, 2, 32),
+    ForwardPlan(1, 4, 1, 2, 32, 1, 2, 96),
 ]
-BACKWARD = [BackwardPlan(1, 4, 16, 8, 4, 64), BackwardPlan(1, 4, 16, 16, 3, 32)]
+BACKWARD = [BackwardPlan(1, 4, 16, 8, 3, 64), BackwardPlan(1, 4, 16, 16, 2, 32)]
 
 
 @pytest.mark.parametrize("forward", FORWARD, ids=str)

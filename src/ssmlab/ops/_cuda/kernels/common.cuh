@@ -177,7 +177,34 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, boo
                  : "memory");
   }
 }
+// Copies since the last call make a group; wait until at most LATER groups are unfinished.
+__device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LATER>
+__device__ __forceinline__ void wait_copy_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
+}
 __device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// ---- matrix products ---------------------------------------------------------------------------
+
+// c (16 x 8) += a (16 x 8) b (8 x 8) in tf32: the lowest 13 bits of a and b are dropped. A lane has
+// c[lane / 4 (+ 8)][lane % 4 * 2 (+ 1)], a[lane / 4 (+ 8)][lane % 4 (+ 4)], b[lane % 4 (+ 4)][lane / 4].
+__device__ __forceinline__ void mma_tf32(float (&c)[4], const float (&a)[4], float b0, float b1) {
+  asm(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+        "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+}
+// The same with an inner size of 4: a[lane / 4 (+ 8)][lane % 4], b[lane % 4][lane / 4].
+__device__ __forceinline__ void mma_tf32(float (&c)[4], const float (&a)[2], float b) {
+  asm(
+      "mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(b)));
+}
 
 struct Full {
   static constexpr bool value = true;

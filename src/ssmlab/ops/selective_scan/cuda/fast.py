@@ -62,9 +62,9 @@ def chunks_source(reverse: bool) -> KernelSource:
     return KernelSource(FILES, f"scan_chunks<{str(reverse).lower()}>")
 
 
-def sum_source(dtype: torch.dtype) -> KernelSource:
-    """The kernel that adds the parts of dB or dC."""
-    return KernelSource(FILES, f"scan_sum_parts<{CPP_NAMES[dtype]}>")
+def finish_source(dtype: torch.dtype, aligned: bool) -> KernelSource:
+    """The kernel that adds what blocks and items left of dA, dB, dC, dD and dbias."""
+    return KernelSource(FILES, f"scan_finish<{CPP_NAMES[dtype]}, {str(aligned).lower()}>")
 
 
 def _kernel(source: KernelSource, like: Tensor) -> Kernel:
@@ -188,7 +188,7 @@ def forward(
             (items * blocks, 1, 1),
             plan.threads,
             device=u.device,
-            shared=plan.shared(mode),
+            shared=plan.shared(mode, dtype.itemsize, dtype == torch.bfloat16),
         )
 
     if states is not None and chunk_sum is not None:
@@ -296,7 +296,7 @@ def backward(
             (items * state_blocks, 1, 1),
             shape.threads,
             device=device,
-            shared=shape.shared(REVERSE),
+            shared=shape.shared(REVERSE, dtype.itemsize, False),
         )
         scan_over_chunks(sizes, plan.chunk, A_, dlast, states, chunk_sum, dh0, reverse=True)
 
@@ -314,22 +314,22 @@ def backward(
         shared=plan.shared(dtype.itemsize),
     )
 
-    def factor(X: Tensor, which: int) -> Tensor:
-        groups = X.shape[2] if X.dim() == 4 else 1
-        out = empty(*X.shape, dtype=X.dtype if X.dtype in CPP_NAMES else torch.float32)
-        _kernel(sum_source(out.dtype), out)(
-            [dBC, out, steps, sizes.states, groups, blocks, which],
-            (-(-out.numel() // 256), 1, 1),
-            256,
-            device=device,
-        )
-        return out
-
-    grads = (
-        *(du, ddelta, dA.sum(0).t(), factor(given[3], 0), factor(given[4], 1)),
-        *(None if D is None else dD.sum(0), dz),
-        *(None if delta_bias is None else dbias.sum(0), dh0),
+    groups_B, groups_C = (X.shape[2] if X.dim() == 4 else 1 for X in (B, C))
+    dB, dC = empty(*B.shape, dtype=dtype), empty(*C.shape, dtype=dtype)
+    out_A, out_D, out_bias = empty(*A.shape), empty(sizes.channels), empty(sizes.channels)
+    blocks_BC = -(-steps * 2 * -(-sizes.states // 4) // 256)
+    blocks_A, blocks_D = -(-A.numel() // 256), -(-sizes.channels // 256)
+    _kernel(finish_source(dtype, sizes.states % 4 == 0), u)(
+        [
+            *(dBC, dA, dD, dbias, dB, dC, out_A, out_D, out_bias),
+            *(steps, sizes.states, sizes.channels, items, blocks, groups_B, groups_C),
+            *(blocks_BC, blocks_A),
+        ],
+        (blocks_BC + blocks_A + blocks_D, 1, 1),
+        256,
+        device=device,
     )
+    grads = (du, ddelta, out_A, dB, dC, out_D, dz, out_bias, dh0)
     return tuple(
         torch.empty(0, device=device)
         if grad is None or tensor is None

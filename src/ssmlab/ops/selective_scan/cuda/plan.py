@@ -23,6 +23,7 @@ class ForwardPlan:
     WC: int
     PW: int
     TT: int
+    AHEAD: int
     min_blocks: int
     chunk: int = _WHOLE
 
@@ -36,17 +37,19 @@ class ForwardPlan:
         """Threads a block."""
         return 32 * (self.WS * self.WC + self.PW)
 
-    def shared(self, mode: int) -> int:
-        """Bytes of shared memory a block, as ForwardShape has it."""
-        quads, n = 4 * self.WC, 4 * self.S * self.WS
+    def shared(self, mode: int, element: int, bf16: bool) -> int:
+        """Bytes of shared memory a block for elements of so many bytes, as ForwardShape has it."""
+        quads, n, feeders = 4 * self.WC, 4 * self.S * self.WS, 32 * self.PW
         floats = 4 * (2 * quads + 4) + 2 * n
         if not mode:
-            floats += 2 * (4 * self.WS * (2 * quads + 4) + (8 if quads == 4 else 0))
-        return 2 * 4 * self.TT * floats
+            parts = self.WS if bf16 else 4 * self.WS
+            floats += 2 * (parts * (2 * quads + 4) + (8 if quads == 4 else 0))
+        raw = 3 * self.TT * quads + 2 * feeders * -(-self.TT * n // 4 // feeders)
+        return 8 * self.TT * floats + (self.AHEAD + 2) * 4 * element * raw
 
     def cpp(self) -> str:
         """Its template arguments."""
-        return f"{self.S}, {self.WS}, {self.WC}, {self.PW}, {self.TT}"
+        return f"{self.S}, {self.WS}, {self.WC}, {self.PW}, {self.TT}, {self.AHEAD}"
 
 
 @dataclass(frozen=True)
@@ -86,53 +89,60 @@ class BackwardPlan:
 
 
 def plan_forward(sizes: Sizes, multiprocessors: int) -> ForwardPlan:
-    """The layout for these sizes."""
+    """The layout for these sizes.
+
+    The more states a lane holds the less it loads, so four if that gives each scheduler one and a
+    half warps. With fewer channels, two; with fewer still, four again and time split.
+    """
     schedulers = 4 * multiprocessors
     groups = sizes.sequences * -(-sizes.channels // 16)
     n = sizes.states
-    least = 1 if n <= 16 else (2 if n <= 32 else 4)  # at most four warps share a channel's states
-    choices = [S for S in (4, 2, 1) if least <= S <= max(least, (n - 1) // 2)]
-    # The more states a lane holds the less it loads, but two warps a scheduler must remain.
-    S = next((S for S in choices if groups * -(-n // (4 * S)) >= 1.8 * schedulers), choices[-1])
-    WS = -(-n // (4 * S))
-    WS = WS if WS != 3 else 4
-    WC = max(1, 4 // WS)
-    warps = groups * WS
-    chunk = split_time(sizes, warps, schedulers)
-    return ForwardPlan(S, WS, WC, max(WC, 1), 32, 2, chunk)
+    if n <= 4:
+        return _split(ForwardPlan(1, 1, 4, 4, 16, 2, 2), sizes, multiprocessors)
+    if n <= 8:
+        return _split(ForwardPlan(2, 1, 4, 4, 16, 2, 2), sizes, multiprocessors)
+    if n <= 16:
+        if 0.45 * schedulers <= groups < 1.5 * schedulers:
+            return ForwardPlan(2, 2, 2, 4, 16, 2, 2)
+        return _split(ForwardPlan(4, 1, 4, 4, 16, 2, 2), sizes, multiprocessors)
+    if n <= 32:
+        return _split(ForwardPlan(4, 2, 2, 4, 16, 2, 2), sizes, multiprocessors)
+    return _split(ForwardPlan(4, 4, 1, 2, 16, 2, 2), sizes, multiprocessors)
+
+
+def _split(plan: ForwardPlan, sizes: Sizes, multiprocessors: int) -> ForwardPlan:
+    blocks = sizes.blocks(plan.channels)
+    return replace(plan, chunk=split_time(sizes, blocks, 2 * multiprocessors))
 
 
 def plan_backward(sizes: Sizes, multiprocessors: int) -> BackwardPlan:
-    """The layout for these sizes."""
-    schedulers = 4 * multiprocessors
-    WS = {1: 1, 2: 2}.get(-(-sizes.states // 16), 4)
-    WC = max(1, 4 // WS)
-    warps = sizes.sequences * -(-sizes.channels // 8) * WS
-    return BackwardPlan(
-        WS, WC, 16 if WS < 4 else 32, 8, 4, split_time(sizes, warps, 3 * schedulers)
-    )
+    """The layout for these sizes: four warps a block, two blocks a multiprocessor."""
+    WS = 1 if sizes.states <= 16 else (2 if sizes.states <= 32 else 4)
+    plan = BackwardPlan(WS, 4 // WS, 16, 16, 2)
+    blocks = sizes.blocks(plan.channels)
+    # Two waves of blocks: a last wave that is half empty then costs less.
+    wanted = 4 * multiprocessors if 2 * sizes.sequences * blocks < 4 * multiprocessors else 0
+    return replace(plan, chunk=split_time(sizes, blocks, wanted))
 
 
-def split_time(sizes: Sizes, warps: int, wanted: int) -> int:
-    """Steps a chunk so that there are about the wanted number of warps; _WHOLE for no split.
+def split_time(sizes: Sizes, blocks: int, wanted: int) -> int:
+    """Steps a chunk for about the wanted number of blocks; _WHOLE where time is not split.
 
-    Splitting runs the recurrence once more, for the chunks' own states, so little is gained by
-    splitting in two.
+    Splitting runs the recurrence once more, for the chunks' own states, so splitting in two gains
+    nothing. How long packed sequences are is not known here: they count as equally long.
     """
-    split = wanted // max(1, warps)
-    if sizes.offsets is not None:
-        split //= 2  # packed sequences are shorter than the length
+    split = wanted // max(1, blocks * sizes.sequences)
     if split < 3:
         return _WHOLE
-    steps = -(-sizes.length * (sizes.batch if sizes.offsets is None else 1) // sizes.sequences)
-    return max(64, (steps // split + 31) // 32 * 32)
+    steps = sizes.batch * sizes.length // sizes.sequences
+    return max(64, -(-steps // (32 * split)) * 32)
 
 
 def all_plans() -> tuple[list[ForwardPlan], list[BackwardPlan]]:
     """Every layout that the two functions above can choose, without the chunk."""
     forwards: dict[ForwardPlan, None] = {}
     backwards: dict[BackwardPlan, None] = {}
-    for n in (4, 8, 16, 32, 48, 64):
+    for n in (4, 8, 16, 32, 64):
         for batch in (1, 2, 4, 8, 16, 64):
             sizes = Sizes(batch, 2048, 2048, n, batch, 2048, 2048, 2048, None)
             forwards[replace(plan_forward(sizes, 132), chunk=_WHOLE)] = None

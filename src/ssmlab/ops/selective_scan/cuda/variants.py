@@ -28,7 +28,7 @@ def variants() -> list[KernelSource]:
         ),
         _forward(forwards[0], torch.bfloat16, 0, False, True),
     ]
-    found += [fast.sum_source(dtype) for dtype in types]
+    found += [fast.finish_source(dtype, aligned) for dtype in types for aligned in (True, False)]
     found += [
         general.source(direction, real, is_complex, constant_B, constant_C)
         for direction in ("forward", "backward")

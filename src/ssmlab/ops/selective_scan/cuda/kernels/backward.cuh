@@ -21,14 +21,6 @@ struct BackwardParams {
   i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks, rows;
 };
 
-__device__ __forceinline__ void mma_tf32(float (&c)[4], const float (&a)[4], float b0, float b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
-        "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
-}
 __device__ __forceinline__ float tf32_high(float x) {
   return __uint_as_float(__float_as_uint(x) & 0xffffe000u);
 }
@@ -374,12 +366,24 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
         }
         float sum_B[4], sum_C[4];
         float4 held = none;
+        // With registers to spare, a step's operands are loaded while the step after it is run.
+        constexpr bool EARLY = WIN == SEGMENT;
+        float4 next_dx = dx_at[(w0 + WIN - 1) * Rows::STRIDE];
+        float2 next_dy = s_dy[(w0 + WIN - 1) * F::PAIRS + pair];
+        float4 next_bc = *reinterpret_cast<const float4*>(bc_at + (w0 + WIN - 1) * WS * 32);
 #pragma unroll
         for (int i = WIN - 1; i >= 0; i--) {
-          const int t = w0 + i;
-          const float4 dx = dx_at[t * Rows::STRIDE];
-          const float2 dy = s_dy[t * F::PAIRS + pair];
-          const float4 bc = *reinterpret_cast<const float4*>(bc_at + t * WS * 32);
+          const int t = w0 + i, ahead = EARLY && i > 0 ? t - 1 : t;
+          if (!EARLY && i < WIN - 1) {
+            next_dx = dx_at[t * Rows::STRIDE], next_dy = s_dy[t * F::PAIRS + pair];
+            next_bc = *reinterpret_cast<const float4*>(bc_at + t * WS * 32);
+          }
+          const float4 dx = next_dx, bc = next_bc;
+          const float2 dy = next_dy;
+          if (EARLY) {
+            next_dx = dx_at[ahead * Rows::STRIDE], next_dy = s_dy[ahead * F::PAIRS + pair];
+            next_bc = *reinterpret_cast<const float4*>(bc_at + ahead * WS * 32);
+          }
           if (i % 8 == 7) {
 #pragma unroll
             for (int k = 0; k < 4; k++) sum_B[k] = sum_C[k] = 0.f;
@@ -522,22 +526,53 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
   }
 }
 
-// dB and dC from the parts of blocks of channels: out[row, group, n] = sum over the group's blocks.
-struct SumParams {
-  const float* parts;  // (blocks, rows, 2, N)
-  void* out;           // (rows, groups, N)
-  i64 rows, states, groups, blocks, which;
+// What remains after scan_backward: dB and dC from the parts of blocks of channels, and dA, dD and
+// dbias from those of items, each sum in the order of its parts. One launch, blocks of 256 threads:
+// first those of dB and dC (four states a thread), then those of dA, then of dD and dbias.
+struct FinishParams {
+  const float *dBC, *dA, *dD, *dbias;  // (blocks, rows, 2, N), (items, N, D), (items, D) twice
+  void *out_B, *out_C;                 // (rows, groups, N)
+  float *out_A, *out_D, *out_bias;     // (D, N), (D,), (D,)
+  i64 rows, states, channels, items, blocks, groups_B, groups_C, blocks_BC, blocks_A;
 };
 
-template <typename T>
-__global__ void __launch_bounds__(256) scan_sum_parts(SumParams p) {
-  const i64 id = i64(blockIdx.x) * 256 + threadIdx.x, N = p.states;
-  if (id >= p.rows * p.groups * N) return;
-  const i64 n = id % N, group = id / N % p.groups, row = id / (N * p.groups);
-  const i64 per_group = p.blocks / p.groups, stride = p.rows * 2 * N;
-  const float* at = p.parts + group * per_group * stride + (row * 2 + p.which) * N + n;
-  float total = 0.f;
+template <typename T, bool ALIGNED>
+__global__ void __launch_bounds__(256) scan_finish(FinishParams p) {
+  const i64 N = p.states, D = p.channels;
+  i64 block = blockIdx.x;
+  if (block < p.blocks_BC) {
+    const i64 id = block * 256 + threadIdx.x, quads = (N + 3) / 4;
+    const i64 row = id / (2 * quads), which = id / quads % 2, n = id % quads * 4;
+    if (row >= p.rows) return;
+    const i64 groups = which ? p.groups_C : p.groups_B, per_group = p.blocks / groups;
+    T* out = static_cast<T*>(which ? p.out_C : p.out_B);
+    const i64 stride = p.rows * 2 * N;
+    for (i64 group = 0; group < groups; group++) {
+      const float* at = p.dBC + group * per_group * stride + (row * 2 + which) * N + n;
+      float4 total = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll 8
-  for (i64 k = 0; k < per_group; k++) total += at[k * stride];
-  static_cast<T*>(p.out)[id] = from_float<T>(total);
+      for (i64 k = 0; k < per_group; k++) {
+        const float4 one = load_quad<float, ALIGNED, ALIGNED>(at + k * stride, int(N - n));
+        total.x += one.x, total.y += one.y, total.z += one.z, total.w += one.w;
+      }
+      store_quad<T, ALIGNED, ALIGNED>(out + (row * groups + group) * N + n, total, int(N - n));
+    }
+    return;
+  }
+  block -= p.blocks_BC;
+  auto sum = [&](const float* parts, i64 size, i64 at) {
+    float total = 0.f;
+#pragma unroll 8
+    for (i64 k = 0; k < p.items; k++) total += parts[k * size + at];
+    return total;
+  };
+  if (block < p.blocks_A) {
+    const i64 id = block * 256 + threadIdx.x;
+    if (id < N * D) p.out_A[id % D * N + id / D] = sum(p.dA, N * D, id);
+    return;
+  }
+  const i64 d = (block - p.blocks_A) * 256 + threadIdx.x;
+  if (d >= D) return;
+  p.out_D[d] = sum(p.dD, D, d);
+  p.out_bias[d] = sum(p.dbias, D, d);
 }
