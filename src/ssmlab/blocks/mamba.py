@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlab.blocks.mamba_config import MambaConfig
+from ssmlab.blocks.recompute import recompute_level, run_fused
 from ssmlab.blocks.short_conv import ShortConv
 from ssmlab.mixers.inner import build_inner
 from ssmlab.mixers.linear import Linear
@@ -41,6 +42,7 @@ class Mamba(nn.Module):
 
     def __init__(self, config: MambaConfig, d_model: int, *, out_scale: float = 1.0) -> None:
         super().__init__()
+        self.config = config
         channels = config.d_inner(d_model)
         self.in_proj = Linear(d_model, 2 * channels, bias=config.bias, std=None)
         self.conv1d = ShortConv(channels, config.d_conv, config.conv_bias)
@@ -55,7 +57,10 @@ class Mamba(nn.Module):
         cu_seqlens: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, MambaState]:
         """x (B, L, M) -> y (B, L, M), or (y, state). ``cu_seqlens`` packs sequences, B = 1 then."""
-        x, z = self.in_proj(x).chunk(2, dim=-1)
+        xz = self.in_proj(x)
+        if state is None and not return_state and (level := recompute_level(self, xz)) is not None:
+            return run_fused(self, xz, cu_seqlens, level)
+        x, z = xz.chunk(2, dim=-1)
         x = self.conv1d(x, None if state is None else state.conv, return_state, cu_seqlens)
         conv = None
         if return_state:

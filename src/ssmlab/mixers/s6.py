@@ -118,6 +118,11 @@ class S6(nn.Module):
         A = self._A()
         return torch.zeros(batch_size, *A.shape, device=device or A.device, dtype=A.dtype)
 
+    def constants(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """A (D, K), and B and C (D, K) where they do not depend on the input, else None."""
+        B, C = (None if factor is None else self._pairs(factor) for factor in (self.B, self.C))
+        return self._A(), B, C
+
     def _signals(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Δ before its bias and softplus (..., D), and B and C, (..., N or K) or constant (D, K)."""
         if self.x_proj is not None:

@@ -16,6 +16,7 @@ from ssmlab.mixers.linear import Linear
 from ssmlab.models.config import LanguageModelConfig
 from ssmlab.models.layers import build_layers
 from ssmlab.models.padding import Packed, pack, unpack
+from ssmlab.ops import linear_cross_entropy
 
 if TYPE_CHECKING:
     from ssmlab.checkpoints.formats import Format
@@ -152,12 +153,17 @@ class LanguageModel(nn.Module):
         ]
 
     def loss(self, input_ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per token, 0-d fp32.
+        """Mean cross-entropy in nats per token, 0-d fp32, made without holding all logits at once.
 
         Args:
             input_ids: (B, L) int64.
             targets: (B, L) int64, the token after each; -100 where none counts.
         """
+        # A compiled model is compiled where it is called; a head that somebody wrapped must be.
+        if self._compiled_call_impl is None and type(self.lm_head) is Linear:
+            hidden = self.norm_f(self.trunk(input_ids)[0]).flatten(0, 1)
+            weight = self.lm_head.weight[: self.config.vocab_size]
+            return linear_cross_entropy(hidden, weight, targets.flatten())
         logits = self(input_ids).float()
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 

@@ -20,7 +20,11 @@ from ssmlab.studies.study import Scale
 TOLERANCE = 0.02
 """How far apart the parameters of a study's rows may be, as a share of the Mamba row's."""
 
-DEEPER_QUICK: dict[str, Any] = {"model.n_layers": 4}
+DEEPER_QUICK: dict[str, Any] = {
+    "model.n_layers": 4,
+    "training.steps": 800,
+    "training.eval_every": 200,
+}
 _NOTES = {
     "quick": "4 blocks of width 64 on bytes, 1.6M tokens; about a minute a trial on a CPU core"
 }

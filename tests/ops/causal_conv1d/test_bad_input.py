@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssmlab.ops import causal_conv1d, causal_conv1d_fn, causal_conv1d_update
-from ssmlab.ops.causal_conv1d import api
+from ssmlab.ops.causal_conv1d import backends
 
 X, W = torch.zeros(2, 5, 3), torch.zeros(3, 4)
 ONE = X[:1]
@@ -37,7 +37,8 @@ def packed(offsets: list[int], **change: Any) -> dict[str, Any]:
         ({"initial_state": torch.zeros(2, 3, 3).int()}, ["initial_state is int32"]),
         ({"initial_state": 0}, ["initial_state is a int"]),
         ({"initial_state": torch.zeros(2, 3, 3, device="meta")}, ["initial_state is on meta"]),
-        ({"backend": "cuda"}, ["'cuda'", "cpu, reference"]),
+        ({"backend": "tpu"}, ["'tpu'", "cpu, cuda, reference"]),
+        ({"backend": "cuda"}, ["'cuda'", "on cpu", "leave backend out"]),
         ({"cu_seqlens": torch.tensor([0, 5])}, ["batch is 2", "expected 1"]),
         (packed([0]), ["1 entries", "at least 2"]),
         (packed([0, 4]), ["ends with 4", "length 5"]),
@@ -97,7 +98,7 @@ def test_the_other_functions(
 
 
 def test_a_broken_numba_is_named_and_worked_around(monkeypatch) -> None:
-    monkeypatch.setattr(api, "cpu_backend_error", lambda: "ImportError: no llvmlite")
+    monkeypatch.setattr(backends, "cpu_backend_error", lambda: "ImportError: no llvmlite")
     assert causal_conv1d(X, W).shape == X.shape
     with pytest.raises(ValueError, match=r"no llvmlite.*'reference'"):
         causal_conv1d(X, W, backend="cpu")

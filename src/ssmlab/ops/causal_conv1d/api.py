@@ -18,11 +18,10 @@ from ssmlab.ops._checks import (
     sequence_bounds,
     shape_text,
 )
+from ssmlab.ops.causal_conv1d.backends import choose_backend
 from ssmlab.ops.causal_conv1d.checks import check_activation, check_filter, check_state
 from ssmlab.ops.causal_conv1d.custom_op import forward_op
 from ssmlab.ops.causal_conv1d.reference import causal_conv1d_reference, final_state
-
-BACKENDS = ("cpu", "reference")
 
 
 @overload
@@ -89,8 +88,9 @@ def causal_conv1d(
         return_final_state: also return the last W-1 inputs of each sequence, to go on from.
         cu_seqlens: (S+1,) int32 or int64 offsets 0, ..., L of S sequences packed along L, with B = 1.
             Nothing crosses from one sequence into the next.
-        backend: "cpu" (Numba), "reference" (plain torch, any device, differentiable twice) or
-            None: the fastest that works for the tensors given.
+        backend: "cpu" (Numba), "cuda" (kernels compiled at run time; float32, bfloat16, float16;
+            the offsets' values are not checked), "reference" (plain torch, any device,
+            differentiable twice) or None: the fastest that works for the tensors given.
 
     Returns:
         y (B, L, D), or (y, final_state) with final_state (B or S, W-1, D); all of x's dtype.
@@ -148,42 +148,9 @@ def masked_causal_conv1d(
         shape = (sequences, width - 1, channels)
         check_state(operator, "initial_state", x, initial_state, shape, f"({letter}, W-1, D)")
         initial_state = initial_state.to(x.dtype)
-    if choose_backend(operator, x, backend) == "cpu":
-        return forward_op(x, weight, bias, initial_state, cu_seqlens, seq_idx, silu)
+    chosen = choose_backend(operator, x, weight, bias, backend)
+    if chosen != "reference":
+        return forward_op(x, weight, bias, initial_state, cu_seqlens, seq_idx, silu, chosen)
     if cu_seqlens is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
         sequence_bounds(operator, cu_seqlens, length)
     return causal_conv1d_reference(x, weight, bias, initial_state, cu_seqlens, seq_idx, silu)
-
-
-def choose_backend(operator: str, x: Tensor, backend: str | None) -> str:
-    """The backend to run, "cpu" or "reference"; an impossible wish is a ValueError."""
-    if backend is None:
-        return "cpu" if x.device.type == "cpu" and cpu_backend_error() is None else "reference"
-    if backend not in BACKENDS:
-        raise ValueError(
-            f"{operator}: backend is {backend!r}, expected one of {', '.join(BACKENDS)}, or None "
-            f"for the fastest that works"
-        )
-    if backend == "cpu":
-        if x.device.type not in ("cpu", "meta"):
-            raise ValueError(
-                f"{operator}: backend 'cpu' works on CPU tensors, given ones are on {x.device}; "
-                f"leave backend out, or use 'reference'"
-            )
-        error = cpu_backend_error()
-        if error is not None:
-            raise ValueError(
-                f"{operator}: backend 'cpu' does not work here: {error}; install numba, or use "
-                f"backend='reference'"
-            )
-    return backend
-
-
-@torch.compiler.assume_constant_result
-def cpu_backend_error() -> str | None:
-    """None when the Numba backend can run, else the reason why not. Imports Numba."""
-    try:
-        import ssmlab.ops.causal_conv1d.cpu  # noqa: F401
-    except Exception as error:  # a broken Numba fails in many ways; plain torch still works
-        return f"{type(error).__name__}: {error}"
-    return None

@@ -110,8 +110,8 @@ def selective_scan(
         return_last_state: return the state after the last step of each sequence too.
         cu_seqlens: (S + 1,) int32 or int64 offsets of S sequences packed along the length; B is 1
             then, and no state crosses a boundary.
-        backend: "cpu" (compiled with Numba) or "reference" (plain torch, any device); by default
-            the fastest that works for these tensors.
+        backend: "cpu" (compiled with Numba), "cuda" (CUDA C++ compiled at run time) or "reference"
+            (plain torch, any device); by default the fastest that works for these tensors.
 
     Returns:
         y (B, L, D) in u's dtype; with ``return_last_state`` also the last state (B or S, D, N) in

@@ -5,7 +5,9 @@ from types import ModuleType
 
 import torch
 
-NAMES = ("reference", "cpu")
+from ssmlab.ops._cuda import unavailable_reason, warn_once
+
+NAMES = ("reference", "cpu", "cuda")
 
 
 @functools.cache
@@ -24,6 +26,10 @@ def module(name: str) -> ModuleType:
     Raises:
         ValueError: it does not work on this machine, with the reason.
     """
+    if name == "cuda":
+        from ssmlab.ops.selective_scan import cuda
+
+        return cuda
     loaded = _load_cpu()
     if isinstance(loaded, str):
         raise ValueError(
@@ -36,7 +42,11 @@ def module(name: str) -> ModuleType:
 def available_backends() -> dict[str, str | None]:
     """Each backend's name, with None where it works and the reason where it does not."""
     cpu = _load_cpu()
-    return {"reference": None, "cpu": cpu if isinstance(cpu, str) else None}
+    return {
+        "reference": None,
+        "cpu": cpu if isinstance(cpu, str) else None,
+        "cuda": unavailable_reason(),
+    }
 
 
 def choose_backend(asked: str | None, device: torch.device) -> str:
@@ -45,6 +55,12 @@ def choose_backend(asked: str | None, device: torch.device) -> str:
     Raises:
         ValueError: unknown, not for this device, or not working here.
     """
+    if asked is None and device.type == "cuda":
+        reason = unavailable_reason(device.index)
+        if reason is None:
+            return "cuda"
+        warn_once("selective_scan", reason)
+        return "reference"
     if asked is None:
         # On meta tensors the operator only says which shapes come out, which is quicker.
         works = device.type in ("cpu", "meta") and not isinstance(_load_cpu(), str)
@@ -61,4 +77,13 @@ def choose_backend(asked: str | None, device: torch.device) -> str:
                 f'leave backend out, or use "reference"'
             )
         module(asked)
+    if asked == "cuda":
+        if device.type not in ("cuda", "meta"):
+            raise ValueError(
+                f'selective_scan: backend "cuda" works on CUDA tensors, given ones are on '
+                f"{device}; move them there, or leave backend out"
+            )
+        reason = unavailable_reason(device.index)
+        if reason is not None:
+            raise ValueError(f'selective_scan: backend "cuda" was asked for, but {reason}')
     return asked

@@ -104,7 +104,14 @@ def _forward_fake(
     sequences = u.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     channels, n = A.shape
     last = u.new_empty((sequences, channels, n), dtype=kind)
-    kept = u.new_empty(kept_shape(u, A, cu_seqlens, save), dtype=dtype)
+    if backend == "cuda":
+        from ssmlab.ops.selective_scan import cuda
+
+        tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+        shape = cuda.kept_shape(*tensors, cu_seqlens, save)
+    else:
+        shape = kept_shape(u, A, cu_seqlens, save)
+    kept = u.new_empty(shape, dtype=dtype)
     return u.new_empty(u.shape), last, kept
 
 

@@ -1,0 +1,57 @@
+"""Every kernel of the causal convolution, as it is asked for at run time.
+
+Shape letters: W width (taps), V channels a thread.
+"""
+
+from pathlib import Path
+
+import torch
+
+from ssmlab.ops._cuda import COMMON, ROWS, KernelSource
+
+_FOLDER = Path(__file__).parent / "kernels"
+NAMES = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "fp16"}
+FAST_WIDTHS = (2, 3, 4)
+# V: the backward pass keeps more in registers for each channel, so a thread takes fewer of them.
+CHANNELS = {"forward": 4, "backward": 2}
+
+
+def _source(file: str, name: str) -> KernelSource:
+    before = [COMMON, ROWS, _FOLDER / "conv.cuh"]
+    if file == "backward.cu":
+        before.append(_FOLDER / "forward.cu")
+    return KernelSource((*before, _FOLDER / file), name)
+
+
+def fast(pass_: str, dtype: torch.dtype, width: int, packed: bool, channels: int) -> KernelSource:
+    """The kernel of ``pass_`` for a width up to 4 and ``channels`` (V) a thread."""
+    template = f"{NAMES[dtype]}, {width}, {channels}, {str(packed).lower()}"
+    return _source(f"{pass_}.cu", f"conv_{pass_}<{template}>")
+
+
+def general(kernel: str, dtype: torch.dtype) -> KernelSource:
+    """``kernel`` "forward", "slope" or "backward" for any width and alignment."""
+    return _source("any.cu", f"conv_{kernel}_any<{NAMES[dtype]}>")
+
+
+def finish() -> KernelSource:
+    """The sum of partial sums."""
+    return KernelSource((COMMON, _FOLDER / "finish.cu"), "conv_finish")
+
+
+def update(dtype: torch.dtype) -> KernelSource:
+    """One step of decoding."""
+    return KernelSource((COMMON, _FOLDER / "update.cu"), f"conv_update<{NAMES[dtype]}>")
+
+
+def variants() -> list[KernelSource]:
+    """All of them, for the compile check."""
+    found = [finish()]
+    for dtype in NAMES:
+        for pass_ in ("forward", "backward"):
+            channels = CHANNELS[pass_]
+            for width in FAST_WIDTHS:
+                found += [fast(pass_, dtype, width, packed, channels) for packed in (False, True)]
+        found += [general(kernel, dtype) for kernel in ("forward", "slope", "backward")]
+        found.append(update(dtype))
+    return found

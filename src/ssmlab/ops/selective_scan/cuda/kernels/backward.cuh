@@ -1,0 +1,578 @@
+// Backward scan, real A, B and C per step. Needs forward.cuh for loads, stores and chunk scans.
+//
+// A warp owns 8 channels x 16 states: a lane holds channels 2q, 2q+1 (q = lane % 4) and states g,
+// g+8 (g = lane / 4). Time is walked backwards in segments of 16 steps, from the states that the
+// forward pass kept at their starts. In a window of WIN steps the recurrence is run forwards again,
+// keeping a and w = a h_prev of each step in registers, then backwards:
+//   dh = C dy + carry,  carry = a dh,  dA = sum_t dh w delta,  h = w + delta u B,
+//   ddelta = sum_n dh (A w + u B),  du = delta sum_n dh B + D dy.
+// Sums over states go through shared memory, four steps at a time within a warp. Sums over channels,
+// dB = sum_d dh (delta u) and dC = sum_d h dy, are matrix products: their A operand is the layout of
+// the lanes as it is, B holds a step's vector in column t % 8 alone, so that one accumulator takes
+// eight steps. Blocks write their parts, which scan_sum_parts adds in a fixed order.
+
+struct BackwardParams {
+  const void *u, *delta, *z, *B, *C, *dout, *y_pre;
+  const float *A, *D, *bias, *kept, *chunk_state, *dlast;
+  void *du, *ddelta, *dz;
+  float *dBC, *dA, *dD, *dbias, *dh0;
+  const i64* offsets;
+  i64 u_b, u_t, delta_b, delta_t, z_b, z_t, B_b, B_t, B_g, C_b, C_t, C_g, dout_b, dout_t;
+  i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks, rows;
+};
+
+__device__ __forceinline__ float tf32_high(float x) {
+  return __uint_as_float(__float_as_uint(x) & 0xffffe000u);
+}
+// tf32 holds 11 bits of a factor: enough for 16-bit results; EXACT adds the products of the rest.
+template <bool EXACT>
+__device__ __forceinline__ void mma_step(float (&c)[4], const float (&a)[4], float b0, float b1) {
+  if constexpr (!EXACT) {
+    mma_tf32(c, a, b0, b1);
+  } else {
+    float rest[4];
+    const float h0 = tf32_high(b0), h1 = tf32_high(b1);
+#pragma unroll
+    for (int i = 0; i < 4; i++) rest[i] = a[i] - tf32_high(a[i]);
+    mma_tf32(c, a, h0, h1);  // the hardware drops the low bits of a
+    mma_tf32(c, a, b0 - h0, b1 - h1);
+    mma_tf32(c, rest, h0, h1);
+  }
+}
+
+template <typename T>
+struct IsFloat {
+  static constexpr bool value = false;
+};
+template <>
+struct IsFloat<float> {
+  static constexpr bool value = true;
+};
+
+template <int WS, int WC, int TT>
+struct BackwardShape {
+  static constexpr int N = 16 * WS;
+  static constexpr int CT = 8 * WC;
+  static constexpr int WARPS = WS * WC;
+  static constexpr int THREADS = 32 * WARPS;
+  static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
+  static constexpr int STEP = 144;           // floats a step of a warp's parts: 32 x 4, padded
+  static constexpr int RED = 36;             // floats a step of a warp's dB, dC: 2 x 16, padded
+  static constexpr int SUM_STRIDE = CT + 8;  // float2 a step of sums over states, padded
+  static constexpr int DX = TT * PairRows<QUADS>::STRIDE * 4;
+  static constexpr int DY = TT * PAIRS * 2;
+  static constexpr int SLOPE = TT * CT;
+  static constexpr int BC = TT * WS * 8 * 4;
+  static constexpr int SUM = TT * WS * SUM_STRIDE * 2;
+  static constexpr int PART = WARPS * 4 * STEP;
+  static constexpr int REDUCE = WARPS * TT * RED;
+  static constexpr int ROW_STEP = THREADS / QUADS, ROWS = TT > ROW_STEP ? TT / ROW_STEP : 1;
+  static constexpr int BC_ITEMS = TT * WS * 4, BC_STEPS = (BC_ITEMS + THREADS - 1) / THREADS;
+  static constexpr int RAW_QUADS = 6 * ROWS * THREADS;       // u twice, delta, dout, z, y before the gate
+  static constexpr int RAW_PAIRS = 4 * BC_STEPS * THREADS;   // states n, n + 8 of B and of C
+  static constexpr int KEPT = 2 * (TT / SEGMENT) * 2 * THREADS * 2;
+  static constexpr int FLOATS = KEPT + DX + DY + SLOPE + BC + SUM + PART + REDUCE + THREADS * 8 + CT * 2;
+};
+
+// Where a block's tensors start (its batch entry, chunk and channels), in shared memory: in
+// registers these would take what the window needs, made anew they would cost more than the loads.
+// The same value, of which the compiler does not know that it stays the same: what follows from it
+// is then made anew in each tile, not kept in registers.
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+enum Base { AT_U, AT_DELTA, AT_DOUT, AT_Z, AT_Y_PRE, AT_DZ, AT_DU, AT_DDELTA, AT_B, AT_C, AT_DBC, AT_KEPT, BASES };
+
+template <typename T>
+__device__ __forceinline__ T* offset(const u64* bases, Base which, int t0, int row_step, int within) {
+  // 32-bit products, 64-bit sums: a tile's first row, then rows and channels within the tile.
+  T* base = reinterpret_cast<T*>(bases[which]);
+  __builtin_assume(__isGlobal(base));
+  return base + i64(t0) * row_step + within;
+}
+
+template <typename T, int WS, int WC, int TT, int WIN, bool SOFTPLUS, bool GATE, bool ALIGNED,
+          int MIN_BLOCKS>
+__global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(BackwardParams p) {
+  using F = BackwardShape<WS, WC, TT>;
+  using Raw = typename Quad<T>::Raw;
+  constexpr bool EXACT = IsFloat<T>::value;
+  constexpr int ROW_STEP = F::ROW_STEP, ROWS = F::ROWS, BC_STEPS = F::BC_STEPS, PARTS = TT / SEGMENT;
+
+  extern __shared__ __align__(16) float shared[];
+  using Rows = PairRows<F::QUADS>;
+  float4* s_dx = reinterpret_cast<float4*>(shared);  // [TT][STRIDE] delta, delta u of a pair
+  float2* s_dy = reinterpret_cast<float2*>(shared + F::DX);               // [TT][PAIRS]
+  float4* s_slope = reinterpret_cast<float4*>(shared + F::DX + F::DY);    // [TT][QUADS] of softplus
+  float* s_bc = shared + F::DX + F::DY + F::SLOPE;          // [TT][WS][8] B g, B g+8, C g, C g+8
+  float2* s_sum = reinterpret_cast<float2*>(s_bc + F::BC);  // [TT][WS][SUM_STRIDE] sums over states
+  float* s_part = s_bc + F::BC + F::SUM;                    // [WARPS][4][STEP]
+  float* s_red = s_part + F::PART;                          // [WARPS][TT][RED]
+  float4* s_own = reinterpret_cast<float4*>(s_red + F::REDUCE);  // [2][THREADS]
+  float4* s_bias = s_own + 2 * F::THREADS;                       // [QUADS], and D behind it
+  // What the next tile needs is copied here while this one is run: by each thread for itself.
+  float2* s_kept = reinterpret_cast<float2*>(s_bias + 2 * F::QUADS);       // [2][PARTS][2][THREADS]
+  Raw* s_raw = reinterpret_cast<Raw*>(s_kept + 2 * PARTS * 2 * F::THREADS);  // [6][ROWS][THREADS]
+  typename Pair<T>::Raw* s_raw_bc =
+      reinterpret_cast<typename Pair<T>::Raw*>(s_raw + F::RAW_QUADS);        // [4][BC_STEPS][THREADS]
+  u64* s_base = reinterpret_cast<u64*>(s_raw_bc + F::RAW_PAIRS);             // [BASES]
+
+  const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, g = lane >> 2, q = lane & 3;
+  const int wc = warp % WC, ws = warp / WC;
+  const i64 item = blockIdx.x / p.blocks, block = blockIdx.x % p.blocks;
+  const Span span = find_span(item, p.offsets, p.sequences, p.length, p.chunk);
+  if (span.empty) return;
+  const Channels ch = find_channels(block, p.segment, F::CT);
+  const int pair = wc * 4 + q;  // this lane's pair of channels in the tile
+  const int n0 = ws * 16 + g;   // its states are n0 and n0 + 8
+  const i64 D = p.channels, d_lane = ch.first + 2 * pair;
+  const int N = int(p.states), lane_valid = ch.count - 2 * pair;
+
+  float A[2][2], carry[2][2], dA[2][2];  // [channel][state]
+#pragma unroll
+  for (int j = 0; j < 2; j++)
+#pragma unroll
+    for (int s = 0; s < 2; s++) {
+      const i64 d = d_lane + j;
+      const int n = n0 + 8 * s;
+      const bool real = j < lane_valid && n < N;
+      A[j][s] = real ? p.A[d * N + n] * LOG2E : 0.f;
+      dA[j][s] = carry[j][s] = 0.f;
+      if (real && p.chunk_state != nullptr) carry[j][s] = p.chunk_state[(item * N + n) * D + d];
+      else if (real && p.dlast != nullptr) carry[j][s] = p.dlast[(span.sequence * D + d) * N + n];
+    }
+
+  // What this thread loads: channels 4 lq ... 4 lq + 3 of rows lr, lr + ROW_STEP, ... of a tile.
+  const int steps = int(span.to - span.from);
+  const bool whole = ALIGNED && ch.count == F::CT && N == F::N;
+  const float4 none = make_float4(0.f, 0.f, 0.f, 0.f);
+  // Sums for dD and dbias of this thread's channels.
+  s_own[tid] = none, s_own[F::THREADS + tid] = none;
+  if (tid < F::QUADS) {
+    const i64 d = ch.first + 4 * tid;
+    const int valid = ch.count - 4 * tid;
+    s_bias[tid] = p.bias != nullptr ? load_quad<float, false, false>(p.bias + d, valid) : none;
+    s_bias[F::QUADS + tid] = p.D != nullptr ? load_quad<float, false, false>(p.D + d, valid) : none;
+  }
+  if (tid == 0) {
+    auto at = [&](const void* tensor, i64 batch_step, i64 row_step) {
+      return u64(static_cast<const T*>(tensor) +
+                 (span.batch * batch_step + span.from * row_step + ch.first));
+    };
+    const i64 dense = p.length * D;  // tensors we allocate are (B, L, D)
+    s_base[AT_U] = at(p.u, p.u_b, p.u_t);
+    s_base[AT_DELTA] = at(p.delta, p.delta_b, p.delta_t);
+    s_base[AT_DOUT] = at(p.dout, p.dout_b, p.dout_t);
+    s_base[AT_Z] = at(p.z, p.z_b, p.z_t);
+    s_base[AT_Y_PRE] = at(p.y_pre, dense, D);
+    s_base[AT_DZ] = at(p.dz, dense, D);
+    s_base[AT_DU] = at(p.du, dense, D);
+    s_base[AT_DDELTA] = at(p.ddelta, dense, D);
+    s_base[AT_B] = at(p.B, p.B_b, p.B_t) + (ch.first / p.group_B * p.B_g - ch.first) * sizeof(T);
+    s_base[AT_C] = at(p.C, p.C_b, p.C_t) + (ch.first / p.group_C * p.C_g - ch.first) * sizeof(T);
+    // Kept states of this chunk's first segment; the next segment's lie N D behind.
+    const i64 kept = kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT;
+    s_base[AT_KEPT] = u64(p.kept + kept * N * D + ch.first);
+    s_base[AT_DBC] = u64(p.dBC + (block * p.rows + span.batch * p.length + span.from) * 2 * N);
+  }
+  __syncthreads();
+
+  // Slots of this thread: u of odd tiles lies apart, since u is read once more when the next tile is
+  // being copied; so do the kept states.
+  enum Slot { RAW_U, RAW_U_ODD, RAW_DELTA, RAW_DOUT, RAW_Z, RAW_Y };
+  auto copy_tile = [&](int t0, auto whole_tile) {
+    constexpr bool FULL = decltype(whole_tile)::value;
+    const int own_id = opaque(tid), lq = own_id % F::QUADS, lr = own_id / F::QUADS;
+    const int valid = ch.count - 4 * lq, odd = t0 / TT & 1;
+    auto rows = [&](Slot slot, Base which, int row_step) {
+      const T* from = offset<const T>(s_base, which, t0, row_step, lr * row_step + 4 * lq);
+      Raw* to = s_raw + slot * ROWS * F::THREADS + own_id;
+#pragma unroll
+      for (int i = 0; i < ROWS; i++) {
+        const int r = lr + i * ROW_STEP;
+        const int n = (TT >= ROW_STEP || r < TT) && (FULL || t0 + r < steps) ? valid : 0;
+        if constexpr (ALIGNED)
+          copy_async<sizeof(Raw), FULL && TT >= ROW_STEP>(
+              to + i * F::THREADS, n > 0 ? from + i * ROW_STEP * row_step : from, n > 0);
+        else
+          to[i * F::THREADS] = load_quad<T, false, false>(from + i * ROW_STEP * row_step, n);
+      }
+    };
+    rows(odd ? RAW_U_ODD : RAW_U, AT_U, int(p.u_t));
+    rows(RAW_DELTA, AT_DELTA, int(p.delta_t));
+    rows(RAW_DOUT, AT_DOUT, int(p.dout_t));
+    if constexpr (GATE) {
+      rows(RAW_Z, AT_Z, int(p.z_t));
+      rows(RAW_Y, AT_Y_PRE, int(D));
+    }
+    auto pairs = [&](int slot, Base which, int row_step) {
+#pragma unroll
+      for (int i = 0; i < BC_STEPS; i++) {
+        const int e = own_id + i * F::THREADS, r = e / (WS * 4), n = e / 4 % WS * 16 + e % 4 * 2;
+        const bool row = (F::BC_ITEMS % F::THREADS == 0 || e < F::BC_ITEMS) && (FULL || t0 + r < steps);
+        const T* from = offset<const T>(s_base, which, t0, row_step, row ? r * row_step + n : 0);
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+          auto* to = s_raw_bc + ((slot + k) * BC_STEPS + i) * F::THREADS + own_id;
+          const int left = row ? N - n - 8 * k : 0;
+          if constexpr (ALIGNED) {
+            copy_async<sizeof(*to), false>(to, left > 0 ? from + 8 * k : from, left > 0);
+          } else {
+            const T zero = from_float<T>(0.f);
+            *to = Pair<T>::join(left > 0 ? from[8 * k] : zero, left > 1 ? from[8 * k + 1] : zero);
+          }
+        }
+      }
+    };
+    pairs(0, AT_B, int(p.B_t));
+    pairs(2, AT_C, int(p.C_t));
+    const int own_warp = own_id >> 5, channel = own_warp % WC * 8 + own_id % 4 * 2;
+    const int state = own_warp / WC * 16 + own_id % 32 / 4, row_step = int(D);
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) {
+      const bool row = FULL || t0 + part * SEGMENT < steps;
+      const float* from = offset<const float>(s_base, AT_KEPT, row ? t0 / SEGMENT + part : 0,
+                                              N * row_step, state * row_step + channel);
+#pragma unroll
+      for (int k = 0; k < 2; k++) {
+        float2* to = s_kept + ((odd * PARTS + part) * 2 + k) * F::THREADS + own_id;
+        const int n = FULL || (row && state + 8 * k < N) ? ch.count - channel : 0;
+        if constexpr (ALIGNED)
+          copy_async<8, FULL>(to, FULL || n > 0 ? from + 8 * k * row_step : from, n > 0);
+        else
+          *to = load_two<false, false>(from + 8 * k * row_step, n);
+      }
+    }
+  };
+  auto copy = [&](int t0) {
+    if (whole && t0 + TT <= steps) copy_tile(t0, Full());
+    else copy_tile(t0, Ragged());
+  };
+
+  const int last_tile = (steps - 1) / TT * TT;
+  if (steps > 0) copy(last_tile);
+#pragma unroll 1
+  for (int t0 = steps > 0 ? last_tile : -TT; t0 >= 0; t0 -= TT) {
+    const bool full = whole && t0 + TT <= steps;
+    const int dense_t = int(D), own_id = opaque(tid), odd = t0 / TT & 1;
+    const int lq = own_id % F::QUADS, lr = own_id / F::QUADS, valid = ch.count - 4 * lq;
+    const int dense_at = lr * dense_t + 4 * lq;
+    const Raw* raw = s_raw + own_id;
+    wait_copies();
+    auto stage_tile = [&](auto whole_tile) {
+      constexpr bool FULL = decltype(whole_tile)::value;
+      const float4 bias = s_bias[lq];
+      float4 own = s_own[own_id];
+#pragma unroll
+      for (int i = 0; i < ROWS; i++) {
+        const int r = lr + i * ROW_STEP;
+        if (TT < ROW_STEP && r >= TT) break;
+        auto quad = [&](int slot) { return Quad<T>::unpack(raw[(slot * ROWS + i) * F::THREADS]); };
+        const float4 x = quad(RAW_U + odd);
+        float4 d = quad(RAW_DELTA), dy = quad(RAW_DOUT);
+        d.x += bias.x, d.y += bias.y, d.z += bias.z, d.w += bias.w;
+        if constexpr (SOFTPLUS) {
+          float4 slope;
+          d.x = softplus_with_slope(d.x, &slope.x), d.y = softplus_with_slope(d.y, &slope.y);
+          d.z = softplus_with_slope(d.z, &slope.z), d.w = softplus_with_slope(d.w, &slope.w);
+          s_slope[r * F::QUADS + lq] = slope;
+        }
+        if (!FULL && t0 + r >= steps) d = none;  // a step that changes nothing
+        if constexpr (GATE) {
+          const int n = FULL || t0 + r < steps ? valid : 0;
+          const float4 w = quad(RAW_Z), v = quad(RAW_Y);
+          const float4 s = make_float4(sigmoid(w.x), sigmoid(w.y), sigmoid(w.z), sigmoid(w.w));
+          const float4 gate = make_float4(w.x * s.x, w.y * s.y, w.z * s.z, w.w * s.w);
+          // d (w s) / dw = s + w s (1 - s)
+          T* dz = offset<T>(s_base, AT_DZ, t0, dense_t, dense_at);
+          store_quad<T, ALIGNED, FULL>(
+              dz + i * ROW_STEP * dense_t,
+              make_float4(
+                  dy.x * v.x * fmaf(gate.x, 1.f - s.x, s.x), dy.y * v.y * fmaf(gate.y, 1.f - s.y, s.y),
+                  dy.z * v.z * fmaf(gate.z, 1.f - s.z, s.z), dy.w * v.w * fmaf(gate.w, 1.f - s.w, s.w)),
+              n);
+          dy.x *= gate.x, dy.y *= gate.y, dy.z *= gate.z, dy.w *= gate.w;
+        }
+        own.x = fmaf(dy.x, x.x, own.x), own.y = fmaf(dy.y, x.y, own.y);
+        own.z = fmaf(dy.z, x.z, own.z), own.w = fmaf(dy.w, x.w, own.w);
+        s_dx[r * Rows::STRIDE + lq] = make_float4(d.x, d.x * x.x, d.y, d.y * x.y);
+        s_dx[r * Rows::STRIDE + Rows::HALF + lq] = make_float4(d.z, d.z * x.z, d.w, d.w * x.w);
+        *reinterpret_cast<float4*>(s_dy + r * F::PAIRS + 2 * lq) = dy;
+      }
+      s_own[own_id] = own;
+    };
+    if (full) stage_tile(Full());
+    else stage_tile(Ragged());
+#pragma unroll
+    for (int i = 0; i < BC_STEPS; i++) {
+      const int e = own_id + i * F::THREADS;
+      if (F::BC_ITEMS % F::THREADS && e >= F::BC_ITEMS) break;
+      auto pair_of = [&](int slot) {
+        return Pair<T>::unpack(s_raw_bc[(slot * BC_STEPS + i) * F::THREADS + own_id]);
+      };
+      const float2 b0 = pair_of(0), b8 = pair_of(1), c0 = pair_of(2), c8 = pair_of(3);
+      float4* to = reinterpret_cast<float4*>(s_bc) + 2 * e;
+      to[0] = make_float4(b0.x, b8.x, c0.x, c8.x), to[1] = make_float4(b0.y, b8.y, c0.y, c8.y);
+    }
+    __syncthreads();
+    if (t0 > 0) copy(t0 - TT);
+
+#pragma unroll 1
+    for (int s0 = TT - SEGMENT; s0 >= 0; s0 -= SEGMENT) {
+      if (t0 + s0 >= steps) continue;
+      float start[2][2];
+#pragma unroll
+      for (int k = 0; k < 2; k++) {
+        const float2 v = s_kept[((odd * PARTS + s0 / SEGMENT) * 2 + k) * F::THREADS + tid];
+        start[0][k] = v.x, start[1][k] = v.y;
+      }
+      constexpr int WINDOWS = SEGMENT / WIN;
+#pragma unroll 1
+      for (int window = WINDOWS - 1; window >= 0; window--) {
+        const int w0 = s0 + window * WIN;
+        const float4* dx_at = s_dx + Rows::at(pair);
+        const float* bc_at = s_bc + (ws * 8 + g) * 4;
+        float h[2][2] = {{start[0][0], start[0][1]}, {start[1][0], start[1][1]}};
+        if constexpr (WINDOWS > 1) {
+#pragma unroll 1
+          for (int t1 = s0; t1 < w0; t1 += WIN) {
+#pragma unroll
+            for (int i = 0; i < WIN; i++) {
+              const float4 dx = dx_at[(t1 + i) * Rows::STRIDE];
+              const float2 b = *reinterpret_cast<const float2*>(bc_at + (t1 + i) * WS * 32);
+              h[0][0] = fmaf(exp2_fast(dx.x * A[0][0]), h[0][0], dx.y * b.x);
+              h[0][1] = fmaf(exp2_fast(dx.x * A[0][1]), h[0][1], dx.y * b.y);
+              h[1][0] = fmaf(exp2_fast(dx.z * A[1][0]), h[1][0], dx.w * b.x);
+              h[1][1] = fmaf(exp2_fast(dx.z * A[1][1]), h[1][1], dx.w * b.y);
+            }
+          }
+        }
+        float a[WIN][2][2], w[WIN][2][2];
+#pragma unroll
+        for (int i = 0; i < WIN; i++) {
+          const float4 dx = dx_at[(w0 + i) * Rows::STRIDE];
+          const float2 b = *reinterpret_cast<const float2*>(bc_at + (w0 + i) * WS * 32);
+#pragma unroll
+          for (int s = 0; s < 2; s++) {
+            a[i][0][s] = exp2_fast(dx.x * A[0][s]);
+            a[i][1][s] = exp2_fast(dx.z * A[1][s]);
+            w[i][0][s] = a[i][0][s] * h[0][s];
+            w[i][1][s] = a[i][1][s] * h[1][s];
+            h[0][s] = fmaf(dx.y, s ? b.y : b.x, w[i][0][s]);
+            h[1][s] = fmaf(dx.w, s ? b.y : b.x, w[i][1][s]);
+          }
+        }
+        float sum_B[4], sum_C[4];
+        float4 held = none;
+        // With registers to spare, a step's operands are loaded while the step after it is run.
+        constexpr bool EARLY = WIN == SEGMENT;
+        float4 next_dx = dx_at[(w0 + WIN - 1) * Rows::STRIDE];
+        float2 next_dy = s_dy[(w0 + WIN - 1) * F::PAIRS + pair];
+        float4 next_bc = *reinterpret_cast<const float4*>(bc_at + (w0 + WIN - 1) * WS * 32);
+#pragma unroll
+        for (int i = WIN - 1; i >= 0; i--) {
+          const int t = w0 + i, ahead = EARLY && i > 0 ? t - 1 : t;
+          if (!EARLY && i < WIN - 1) {
+            next_dx = dx_at[t * Rows::STRIDE], next_dy = s_dy[t * F::PAIRS + pair];
+            next_bc = *reinterpret_cast<const float4*>(bc_at + t * WS * 32);
+          }
+          const float4 dx = next_dx, bc = next_bc;
+          const float2 dy = next_dy;
+          if (EARLY) {
+            next_dx = dx_at[ahead * Rows::STRIDE], next_dy = s_dy[ahead * F::PAIRS + pair];
+            next_bc = *reinterpret_cast<const float4*>(bc_at + ahead * WS * 32);
+          }
+          if (i % 8 == 7) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) sum_B[k] = sum_C[k] = 0.f;
+          }
+          float dh[4], hh[4], v[4] = {0.f, 0.f, 0.f, 0.f};  // as the matrix operand: state, channel
+#pragma unroll
+          for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int s = 0; s < 2; s++) {
+              const float b = s ? bc.y : bc.x, c = s ? bc.w : bc.z;
+              const float d = j ? dx.z : dx.x, x = j ? dx.w : dx.y, y = j ? dy.y : dy.x;
+              const float grad = fmaf(c, y, carry[j][s]), product = grad * w[i][j][s];
+              dh[2 * j + s] = grad;
+              hh[2 * j + s] = fmaf(x, b, w[i][j][s]);
+              carry[j][s] = grad * a[i][j][s];
+              dA[j][s] = fmaf(product, d, dA[j][s]);
+              v[2 * j] = fmaf(grad, b, v[2 * j]);
+              v[2 * j + 1] = fmaf(product, A[j][s], v[2 * j + 1]);
+            }
+          const bool mine = g == i % 8;
+          mma_step<EXACT>(sum_C, hh, mine ? dy.x : 0.f, mine ? dy.y : 0.f);
+          mma_step<EXACT>(sum_B, dh, mine ? dx.y : 0.f, mine ? dx.w : 0.f);
+          float* part = s_part + warp * 4 * F::STEP;
+          // Stored a step late, behind the loads of the next step: those are not moved ahead of it.
+          if (i % 4 != 3)
+            *reinterpret_cast<float4*>(part + (i % 4 + 1) * F::STEP + g * 16 + q * 4) = held;
+          held = make_float4(v[0], v[1], v[2], v[3]);
+          if (i % 4 == 0) *reinterpret_cast<float4*>(part + g * 16 + q * 4) = held;
+          if (i % 4 == 0) {
+            // Lane l adds the parts of channel l % 8 at step l / 8 of these four.
+            __syncwarp();
+            const int c = lane & 7, r = lane >> 3;
+            const float2* from = reinterpret_cast<const float2*>(part + r * F::STEP) + c;
+            float2 total = from[0];
+#pragma unroll
+            for (int k = 1; k < 8; k++) {
+              const float2 one = from[k * 8];
+              total.x += one.x, total.y += one.y;
+            }
+            s_sum[((t + r) * WS + ws) * F::SUM_STRIDE + wc * 8 + c] = make_float2(total.x, total.y * LN2);
+            __syncwarp();
+          }
+          if (i % 8 == 0) {
+            float* red = s_red + (warp * TT + t) * F::RED + g;
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+              float* at = red + (2 * q + k) * F::RED;
+              at[0] = sum_B[k], at[8] = sum_B[2 + k], at[16] = sum_C[k], at[24] = sum_C[2 + k];
+            }
+          }
+        }
+      }
+    }
+    __syncthreads();
+
+    auto store_tile = [&](auto whole_tile) {
+      constexpr bool FULL = decltype(whole_tile)::value;
+      const float4 skip = s_bias[F::QUADS + lq];
+      float4 own = s_own[F::THREADS + own_id];
+#pragma unroll
+      for (int i = 0; i < ROWS; i++) {
+        const int r = lr + i * ROW_STEP;
+        if (TT < ROW_STEP && r >= TT) break;
+        const int n = FULL || t0 + r < steps ? valid : 0;
+        const float4 x = Quad<T>::unpack(raw[((RAW_U + odd) * ROWS + i) * F::THREADS]);
+        const float4 dx0 = s_dx[r * Rows::STRIDE + lq], dx1 = s_dx[r * Rows::STRIDE + Rows::HALF + lq];
+        const float4 dy = *reinterpret_cast<const float4*>(s_dy + r * F::PAIRS + 2 * lq);
+        float4 v0 = none, v1 = none;  // of each channel sum dh B and sum dh w A
+#pragma unroll
+        for (int k = 0; k < WS; k++) {
+          const float4* at =
+              reinterpret_cast<const float4*>(s_sum + (r * WS + k) * F::SUM_STRIDE + 4 * lq);
+          const float4 a = at[0], b = at[1];
+          v0.x += a.x, v0.y += a.y, v0.z += a.z, v0.w += a.w;
+          v1.x += b.x, v1.y += b.y, v1.z += b.z, v1.w += b.w;
+        }
+        float4 grad = make_float4(fmaf(x.x, v0.x, v0.y), fmaf(x.y, v0.z, v0.w),
+                                  fmaf(x.z, v1.x, v1.y), fmaf(x.w, v1.z, v1.w));
+        if constexpr (SOFTPLUS) {
+          const float4 slope = s_slope[r * F::QUADS + lq];
+          grad.x *= slope.x, grad.y *= slope.y, grad.z *= slope.z, grad.w *= slope.w;
+        }
+        if (FULL || n > 0) own.x += grad.x;
+        if (FULL || n > 1) own.y += grad.y;
+        if (FULL || n > 2) own.z += grad.z;
+        if (FULL || n > 3) own.w += grad.w;
+        T* ddelta = offset<T>(s_base, AT_DDELTA, t0, dense_t, dense_at);
+        T* du = offset<T>(s_base, AT_DU, t0, dense_t, dense_at);
+        store_quad<T, ALIGNED, FULL>(ddelta + i * ROW_STEP * dense_t, grad, n);
+        store_quad<T, ALIGNED, FULL>(
+            du + i * ROW_STEP * dense_t,
+            make_float4(fmaf(dx0.x, v0.x, skip.x * dy.x), fmaf(dx0.z, v0.z, skip.y * dy.y),
+                        fmaf(dx1.x, v1.x, skip.z * dy.z), fmaf(dx1.z, v1.z, skip.w * dy.w)),
+            n);
+      }
+      s_own[F::THREADS + own_id] = own;
+      // Sums over this block's channels: four states of dB or of dC at a time.
+      constexpr int RED_QUADS = TT * F::N / 2;
+#pragma unroll
+      for (int i = 0; i < (RED_QUADS + F::THREADS - 1) / F::THREADS; i++) {
+        const int e = own_id + i * F::THREADS;
+        if (RED_QUADS % F::THREADS && e >= RED_QUADS) break;
+        const int r = e / (F::N / 2), which = e / (F::N / 4) % 2, n = e % (F::N / 4) * 4;
+        const float* red = s_red + ((n / 16 * WC) * TT + r) * F::RED + which * 16 + n % 16;
+        float4 total = *reinterpret_cast<const float4*>(red);
+#pragma unroll
+        for (int k = 1; k < WC; k++) {
+          const float4 one = *reinterpret_cast<const float4*>(red + k * TT * F::RED);
+          total.x += one.x, total.y += one.y, total.z += one.z, total.w += one.w;
+        }
+        float* at = offset<float>(s_base, AT_DBC, t0, 2 * N, (r * 2 + which) * N + n);
+        store_quad<float, ALIGNED, FULL>(at, total, FULL || t0 + r < steps ? N - n : 0);
+      }
+    };
+    if (full) store_tile(Full());
+    else store_tile(Ragged());
+    // The next tile's loads write s_dx, s_dy, s_bc, of which s_dx and s_dy are read above.
+    __syncthreads();
+  }
+
+#pragma unroll
+  for (int j = 0; j < 2; j++)
+#pragma unroll
+    for (int s = 0; s < 2; s++) {
+      const int n = n0 + 8 * s;
+      if (j >= lane_valid || n >= N) continue;
+      p.dA[(item * N + n) * D + d_lane + j] = dA[j][s];
+      if (p.dh0 != nullptr) p.dh0[(span.sequence * D + d_lane + j) * N + n] = carry[j][s];
+    }
+  __syncthreads();
+  if (tid < F::QUADS) {
+    float4 total_D = none, total_bias = none;
+    for (int k = 0; k < ROW_STEP; k++) {
+      const float4 a = s_own[k * F::QUADS + tid], b = s_own[F::THREADS + k * F::QUADS + tid];
+      total_D.x += a.x, total_D.y += a.y, total_D.z += a.z, total_D.w += a.w;
+      total_bias.x += b.x, total_bias.y += b.y, total_bias.z += b.z, total_bias.w += b.w;
+    }
+    store_quad<float, false, false>(p.dD + item * D + ch.first + 4 * tid, total_D, ch.count - 4 * tid);
+    store_quad<float, false, false>(p.dbias + item * D + ch.first + 4 * tid, total_bias, ch.count - 4 * tid);
+  }
+}
+
+// What remains after scan_backward: dB and dC from the parts of blocks of channels, and dA, dD and
+// dbias from those of items, each sum in the order of its parts. One launch, blocks of 256 threads:
+// first those of dB and dC (four states a thread), then those of dA, then of dD and dbias.
+struct FinishParams {
+  const float *dBC, *dA, *dD, *dbias;  // (blocks, rows, 2, N), (items, N, D), (items, D) twice
+  void *out_B, *out_C;                 // (rows, groups, N)
+  float *out_A, *out_D, *out_bias;     // (D, N), (D,), (D,)
+  i64 rows, states, channels, items, blocks, groups_B, groups_C, blocks_BC, blocks_A;
+};
+
+template <typename T, bool ALIGNED>
+__global__ void __launch_bounds__(256) scan_finish(FinishParams p) {
+  const i64 N = p.states, D = p.channels;
+  i64 block = blockIdx.x;
+  if (block < p.blocks_BC) {
+    const i64 id = block * 256 + threadIdx.x, quads = (N + 3) / 4;
+    const i64 row = id / (2 * quads), which = id / quads % 2, n = id % quads * 4;
+    if (row >= p.rows) return;
+    const i64 groups = which ? p.groups_C : p.groups_B, per_group = p.blocks / groups;
+    T* out = static_cast<T*>(which ? p.out_C : p.out_B);
+    const i64 stride = p.rows * 2 * N;
+    for (i64 group = 0; group < groups; group++) {
+      const float* at = p.dBC + group * per_group * stride + (row * 2 + which) * N + n;
+      float4 total = make_float4(0.f, 0.f, 0.f, 0.f);
+#pragma unroll 8
+      for (i64 k = 0; k < per_group; k++) {
+        const float4 one = load_quad<float, ALIGNED, ALIGNED>(at + k * stride, int(N - n));
+        total.x += one.x, total.y += one.y, total.z += one.z, total.w += one.w;
+      }
+      store_quad<T, ALIGNED, ALIGNED>(out + (row * groups + group) * N + n, total, int(N - n));
+    }
+    return;
+  }
+  block -= p.blocks_BC;
+  auto sum = [&](const float* parts, i64 size, i64 at) {
+    float total = 0.f;
+#pragma unroll 8
+    for (i64 k = 0; k < p.items; k++) total += parts[k * size + at];
+    return total;
+  };
+  if (block < p.blocks_A) {
+    const i64 id = block * 256 + threadIdx.x;
+    if (id < N * D) p.out_A[id % D * N + id / D] = sum(p.dA, N * D, id);
+    return;
+  }
+  const i64 d = (block - p.blocks_A) * 256 + threadIdx.x;
+  if (d >= D) return;
+  p.out_D[d] = sum(p.dD, D, d);
+  p.out_bias[d] = sum(p.dbias, D, d);
+}

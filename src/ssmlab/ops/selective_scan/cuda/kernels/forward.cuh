@@ -1,0 +1,463 @@
+// Forward scan, real A, B and C per step. Tensors (B, L, D), channels contiguous.
+//
+// Two kinds of warps share a block. The first WS x WC warps run the recurrence: each owns 16 channels
+// x 4 S states, a lane channels 2g, 2g+1 (g = lane / 4) and S states. PW more warps feed them: time is
+// walked in tiles of TT steps, and while tile i is run, they put tile i + 1 into shared memory
+// (delta after softplus and delta u once per channel and step, B and C as float), add the lanes'
+// parts of y = sum_n C h of tile i - 1, gate and store them. One barrier a tile. What they need from
+// global memory is copied AHEAD tiles ahead, by each feeding thread for itself.
+//
+// MODE 0: outputs. MODE 1: only the chunk's last state from zero, and the sum of its deltas.
+// MODE 2: the same backwards in time for the gradient: carry = a (C dy + carry), from zero.
+
+struct ForwardParams {
+  const void *u, *delta, *z, *B, *C, *dout;
+  const float *A, *D, *bias, *h0;
+  void *y, *y_pre;
+  float *last, *kept, *chunk_state, *chunk_sum;
+  const i64* offsets;
+  i64 u_b, u_t, delta_b, delta_t, z_b, z_t, B_b, B_t, B_g, C_b, C_t, C_g, dout_b, dout_t;
+  i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks;
+};
+
+__device__ __forceinline__ void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
+
+// Shared memory of delta and delta u: for each step the even pairs of channels, then the odd ones,
+// so that both a thread's two stores and the lanes' loads are free of bank conflicts.
+template <int QUADS>
+struct PairRows {
+  static constexpr int HALF = QUADS % 8 == 4 ? QUADS : QUADS + 4;
+  static constexpr int STRIDE = HALF + QUADS + (QUADS % 8 == 4 ? 4 : 0);  // float4 a step
+  static __device__ __forceinline__ int at(int pair) { return (pair & 1) * HALF + (pair >> 1); }
+};
+
+template <typename T>
+struct IsBf16 {
+  static constexpr bool value = false;
+};
+template <>
+struct IsBf16<bf16> {
+  static constexpr bool value = true;
+};
+
+// MMA: y is summed by matrix products in tf32, whose error lies far below that of bf16 results.
+template <int S, int WS, int WC, int PW, int TT, int AHEAD, bool MMA>
+struct ForwardShape {
+  static constexpr int N = 4 * S * WS;  // states, padded
+  static constexpr int CT = 16 * WC;    // channels
+  static constexpr int RUNNERS = 32 * WS * WC, FEEDERS = 32 * PW, THREADS = RUNNERS + FEEDERS;
+  static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
+  static constexpr int PARTS = MMA ? WS : 4 * WS;  // parts of y: of warps, or of lanes
+  static constexpr int Y_STRIDE = PAIRS + 4;  // in float2; the padding avoids bank conflicts
+  static constexpr int DX = TT * PairRows<QUADS>::STRIDE * 4, BC = TT * N;
+  static constexpr int Y_ROW = PARTS * Y_STRIDE + (QUADS == 4 ? 8 : 0);  // in float2, a step
+  static constexpr int Y = TT * Y_ROW * 2;
+  // Feeders copy AHEAD tiles ahead; u and z stay until the tile's outputs are stored.
+  static constexpr int ROW_STEP = FEEDERS / QUADS, ROWS = TT / ROW_STEP, RING = AHEAD + 2;
+  static constexpr int BC_QUADS = TT * N / 4, BC_STEPS = (BC_QUADS + FEEDERS - 1) / FEEDERS;
+  static constexpr int RAW = (3 * ROWS + 2 * BC_STEPS) * FEEDERS;  // quads a tile
+  static constexpr int V = 4 / S;  // steps whose B (or C) a lane loads at once
+
+  // Where B of a step and state lies: the V steps x S states of a lane are together.
+  static __device__ __forceinline__ int bc(int t, int n) {
+    return ((t / V) * (N / S) + n / S) * 4 + t % V * S + n % S;
+  }
+};
+
+template <typename T, int S, int WS, int WC, int PW, int TT, int AHEAD, int MODE, bool SOFTPLUS, bool GATE,
+          bool SAVE, bool ALIGNED, int MIN_BLOCKS>
+__global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(ForwardParams p) {
+  constexpr bool MMA = IsBf16<T>::value;
+  using F = ForwardShape<S, WS, WC, PW, TT, AHEAD, MMA>;
+  using Rows = PairRows<F::QUADS>;
+  using Raw = typename Quad<T>::Raw;
+  constexpr bool REVERSE = MODE == 2, LOAD_Z = GATE && MODE != 1, OUTPUT = MODE == 0;
+
+  extern __shared__ __align__(16) float shared[];  // two of each, for odd and even tiles
+  float4* s_dx = reinterpret_cast<float4*>(shared);              // [2][TT][STRIDE]
+  float* s_B = shared + 2 * F::DX;                               // [2][BC]
+  float* s_C = s_B + 2 * F::BC;                                  // [2][BC]
+  float2* s_y = reinterpret_cast<float2*>(s_C + 2 * F::BC);      // [2][TT][Y_ROW]
+  Raw* s_raw = reinterpret_cast<Raw*>(s_y + (OUTPUT ? F::Y : 0));  // [RING][RAW / FEEDERS][FEEDERS]
+
+  const int tid = threadIdx.x;
+  const i64 item = blockIdx.x / p.blocks;
+  const Span span = find_span(item, p.offsets, p.sequences, p.length, p.chunk);
+  if (span.empty) return;
+  const Channels ch = find_channels(blockIdx.x % p.blocks, p.segment, F::CT);
+  const i64 D = p.channels;
+  const int N = int(p.states);
+  const int steps = int(span.to - span.from), tiles = (steps + TT - 1) / TT;
+  const bool whole = ALIGNED && ch.count == F::CT && N == F::N;
+  auto tile_start = [&](int i) { return (REVERSE ? tiles - 1 - i : i) * TT; };
+
+  if (tid < F::RUNNERS) {
+    const int warp = tid >> 5, lane = tid & 31, g = lane >> 2, q = lane & 3;
+    const int pair = warp % WC * 8 + g;  // this lane's pair of channels
+    const int ws = warp / WC, n0 = (ws * 4 + q) * S;
+    const i64 d_lane = ch.first + 2 * pair;
+    const int lane_valid = ch.count - 2 * pair;
+    float A[2][S], h[2][S], sum[2] = {0.f, 0.f};
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+#pragma unroll
+      for (int i = 0; i < S; i++) {
+        const bool real = j < lane_valid && n0 + i < N;
+        const i64 d = d_lane + j;
+        A[j][i] = real ? p.A[d * N + n0 + i] * LOG2E : 0.f;
+        h[j][i] = 0.f;
+        if constexpr (OUTPUT) {
+          if (real && p.chunk_state != nullptr) h[j][i] = p.chunk_state[(item * N + n0 + i) * D + d];
+          else if (real && p.h0 != nullptr) h[j][i] = p.h0[(span.sequence * D + d) * N + n0 + i];
+        }
+      }
+    float* kept = nullptr;
+    if constexpr (SAVE && OUTPUT)
+      kept = p.kept + (kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT) * N * D +
+             n0 * D + d_lane;
+    const float4* dx_lane = s_dx + Rows::at(pair);
+    const float* b_lane = s_B + (ws * 4 + q) * 4;
+    const float* c_lane = MMA ? s_C + g * F::N + n0 : s_C + (ws * 4 + q) * 4;
+    float2* y_lane = s_y + (MMA ? 2 * q * F::Y_ROW + ws * F::Y_STRIDE : (ws * 4 + q) * F::Y_STRIDE) + pair;
+
+    block_barrier();
+#pragma unroll 1
+    for (int tile = 0; tile < tiles; tile++) {
+      const int t0 = tile_start(tile), odd = tile & 1;
+      const bool full = whole && t0 + TT <= steps;
+#pragma unroll 1
+      for (int part = 0; part < TT / SEGMENT; part++) {
+        const int s0 = (REVERSE ? TT / SEGMENT - 1 - part : part) * SEGMENT;
+        if constexpr (SAVE && OUTPUT) {
+          if (full) {
+#pragma unroll
+            for (int i = 0; i < S; i++)
+              store_two<ALIGNED, true>(kept + i * D, make_float2(h[0][i], h[1][i]), 2);
+          } else if (t0 + s0 < steps) {
+#pragma unroll
+            for (int i = 0; i < S; i++)
+              store_two<ALIGNED, false>(kept + i * D, make_float2(h[0][i], h[1][i]),
+                                        n0 + i < N ? lane_valid : 0);
+          }
+          kept += N * D;
+        }
+        const float4* dx_at = dx_lane + (odd * TT + s0) * Rows::STRIDE;
+        const float* b_at = b_lane + odd * F::BC + s0 * F::N;
+        const float* c_at = c_lane + odd * F::BC + s0 * F::N;
+        float2* y_at = y_lane + (odd * TT + s0) * F::Y_ROW;
+        // A group of V steps is loaded before the one before it is run: the compiler moves no load
+        // ahead of the stores of y.
+        constexpr int GROUPS = SEGMENT / F::V, EIGHT = 8 / F::V;
+        float4 next_b, next_c = make_float4(0.f, 0.f, 0.f, 0.f), next_dx[F::V];
+        auto load_group = [&](int k) {
+          const int group = REVERSE ? GROUPS - 1 - k : k;
+          next_b = *reinterpret_cast<const float4*>(b_at + group * F::V * F::N);
+          if constexpr (OUTPUT && !MMA) next_c = *reinterpret_cast<const float4*>(c_at + group * F::V * F::N);
+#pragma unroll
+          for (int v = 0; v < F::V; v++) next_dx[v] = dx_at[(group * F::V + v) * Rows::STRIDE];
+        };
+        load_group(0);
+        // As a matrix product: a step's states are the 16 x 4 S operand as they lie in the lanes
+        // (rows: channels), C of the step the column t % 8 of the other, zero elsewhere.
+        float y_sum[2][4], c_own[S];
+#pragma unroll 1
+        for (int k0 = 0; k0 < GROUPS; k0 += EIGHT)
+#pragma unroll
+        for (int k1 = 0; k1 < EIGHT; k1++) {
+          const int k = k0 + k1;
+          const int group = REVERSE ? GROUPS - 1 - k : k;
+          const float b[4] = {next_b.x, next_b.y, next_b.z, next_b.w};
+          const float c[4] = {next_c.x, next_c.y, next_c.z, next_c.w};
+          float4 own_dx[F::V];
+#pragma unroll
+          for (int v = 0; v < F::V; v++) own_dx[v] = next_dx[v];
+          // Behind the last group lies other shared memory, of which nothing is made.
+          load_group(REVERSE && k + 1 == GROUPS ? k : k + 1);
+#pragma unroll
+          for (int vk = 0; vk < F::V; vk++) {
+            const int v = REVERSE ? F::V - 1 - vk : vk, t = group * F::V + v;
+            const int column = k1 * F::V + v;  // t % 8
+            const float4 dx = own_dx[v];
+            float y0 = 0.f, y1 = 0.f;
+            if constexpr (MMA && OUTPUT) {
+              if (column == 0) {
+#pragma unroll
+                for (int i = 0; i < S; i++) c_own[i] = c_at[t * F::N + i];
+#pragma unroll
+                for (int i = 0; i < 4; i++) y_sum[0][i] = y_sum[1][i] = 0.f;
+              }
+            }
+            if constexpr (!OUTPUT) sum[0] += dx.x, sum[1] += dx.z;
+#pragma unroll
+            for (int i = 0; i < S; i++) {
+              const float a0 = exp2_fast(dx.x * A[0][i]), a1 = exp2_fast(dx.z * A[1][i]);
+              const float factor = b[v * S + i];
+              if constexpr (REVERSE) {
+                h[0][i] = a0 * fmaf(dx.y, factor, h[0][i]);
+                h[1][i] = a1 * fmaf(dx.w, factor, h[1][i]);
+              } else {
+                h[0][i] = fmaf(a0, h[0][i], dx.y * factor);
+                h[1][i] = fmaf(a1, h[1][i], dx.w * factor);
+              }
+              if constexpr (OUTPUT && !MMA) {
+                y0 = fmaf(c[v * S + i], h[0][i], y0);
+                y1 = fmaf(c[v * S + i], h[1][i], y1);
+              }
+            }
+            if constexpr (OUTPUT && MMA) {
+              const bool mine = g == column;
+              if constexpr (S == 1) {
+                mma_tf32(y_sum[0], {h[0][0], h[1][0]}, mine ? c_own[0] : 0.f);
+              } else {
+#pragma unroll
+                for (int i = 0; i < S; i += 2)
+                  mma_tf32(y_sum[i / 2], {h[0][i], h[1][i], h[0][i + 1], h[1][i + 1]},
+                           mine ? c_own[i] : 0.f, mine ? c_own[i + 1] : 0.f);
+              }
+              if (column == 7) {
+                float2* to = y_at + (t - 7) * F::Y_ROW;
+                to[0] = make_float2(y_sum[0][0] + y_sum[1][0], y_sum[0][2] + y_sum[1][2]);
+                to[F::Y_ROW] = make_float2(y_sum[0][1] + y_sum[1][1], y_sum[0][3] + y_sum[1][3]);
+              }
+            }
+            if constexpr (OUTPUT && !MMA) y_at[t * F::Y_ROW] = make_float2(y0, y1);
+          }
+        }
+      }
+      block_barrier();
+    }
+
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+      if (j >= lane_valid) continue;
+      const i64 d = d_lane + j;
+      if constexpr (OUTPUT) {
+        if (span.to == span.end) {
+#pragma unroll
+          for (int i = 0; i < S; i++)
+            if (n0 + i < N) p.last[(span.sequence * D + d) * N + n0 + i] = h[j][i];
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < S; i++)
+          if (n0 + i < N) p.chunk_state[(item * N + n0 + i) * D + d] = h[j][i];
+        if (ws == 0 && q == 0) p.chunk_sum[item * D + d] = sum[j];
+      }
+    }
+    return;
+  }
+
+  // Feeders: a thread has channels 4 lq ... 4 lq + 3 of rows lr, lr + ROW_STEP, ... of a tile.
+  constexpr int ROW_STEP = F::ROW_STEP, ROWS = F::ROWS, BC_STEPS = F::BC_STEPS;
+  static_assert(ROWS >= 1 && TT % ROW_STEP == 0, "tile too short for this many threads");
+  const int fid = tid - F::RUNNERS;
+  const int lq = fid % F::QUADS, lr = fid / F::QUADS, valid = ch.count - 4 * lq;
+  const i64 d_quad = ch.first + 4 * lq;
+  const float4 none = make_float4(0.f, 0.f, 0.f, 0.f);
+  const float4 bias = p.bias != nullptr ? load_quad<float, false, false>(p.bias + d_quad, valid) : none;
+  const float4 skip =
+      OUTPUT && p.D != nullptr ? load_quad<float, false, false>(p.D + d_quad, valid) : none;
+  const i64 t_first = span.from + lr;
+  const int u_t = int(REVERSE ? p.dout_t : p.u_t), delta_t = int(p.delta_t), z_t = int(p.z_t);
+  const T* u = static_cast<const T*>(REVERSE ? p.dout : p.u) + d_quad +
+               span.batch * (REVERSE ? p.dout_b : p.u_b) + t_first * u_t;
+  const T* delta =
+      static_cast<const T*>(p.delta) + d_quad + span.batch * p.delta_b + t_first * delta_t;
+  const T* z =
+      LOAD_Z ? static_cast<const T*>(p.z) + d_quad + span.batch * p.z_b + t_first * z_t : nullptr;
+  const i64 out = (span.batch * p.length + t_first) * D + d_quad;  // in tensors we allocate
+
+  constexpr int BC_QUADS = F::BC_QUADS;
+  constexpr int BC_ROWS = F::FEEDERS * 4 / F::N;  // rows that the feeders load at once
+  static_assert(F::FEEDERS % (F::N / 4) == 0, "feeders must take whole rows of B and C");
+  const int bn = fid % (F::N / 4) * 4, br = fid / (F::N / 4), b_valid = N - bn;
+  const int B_t = int(REVERSE ? p.C_t : p.B_t), C_t = int(p.C_t);
+  const T* B = static_cast<const T*>(REVERSE ? p.C : p.B) + bn + (span.from + br) * B_t +
+               (REVERSE ? span.batch * p.C_b + ch.first / p.group_C * p.C_g
+                        : span.batch * p.B_b + ch.first / p.group_B * p.B_g);
+  const T* C = static_cast<const T*>(p.C) + bn + (span.from + br) * C_t + span.batch * p.C_b +
+               ch.first / p.group_C * p.C_g;
+
+  enum Slot { RAW_U = 0, RAW_DELTA = ROWS, RAW_Z = 2 * ROWS, RAW_B = 3 * ROWS, RAW_C = RAW_B + BC_STEPS };
+  auto raw_of = [&](int tile) { return s_raw + tile % F::RING * F::RAW + fid; };
+
+  auto copy_rows = [&](int tile, auto whole_tile) {
+    constexpr bool FULL = decltype(whole_tile)::value;
+    const int t0 = tile_start(tile);
+    Raw* raw = raw_of(tile);
+    auto put = [&](int slot, const T* from, int n) {
+      if constexpr (ALIGNED) copy_async<sizeof(Raw), FULL>(raw + slot * F::FEEDERS, FULL || n > 0 ? from : u, n > 0);
+      else raw[slot * F::FEEDERS] = load_quad<T, false, false>(from, n);
+    };
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+      const int n = FULL || t0 + lr + i * ROW_STEP < steps ? valid : 0;
+      put(RAW_U + i, u + (i64(t0) * u_t + i * ROW_STEP * u_t), n);
+      put(RAW_DELTA + i, delta + (i64(t0) * delta_t + i * ROW_STEP * delta_t), n);
+      if constexpr (LOAD_Z) put(RAW_Z + i, z + (i64(t0) * z_t + i * ROW_STEP * z_t), n);
+    }
+#pragma unroll
+    for (int i = 0; i < BC_STEPS; i++) {
+      if (BC_QUADS % F::FEEDERS && fid + i * F::FEEDERS >= BC_QUADS) break;
+      const int n = FULL || t0 + br + i * BC_ROWS < steps ? b_valid : 0;
+      put(RAW_B + i, B + (i64(t0) * B_t + i * BC_ROWS * B_t), n);
+      if constexpr (OUTPUT) put(RAW_C + i, C + (i64(t0) * C_t + i * BC_ROWS * C_t), n);
+    }
+  };
+  auto copy_tile = [&](int tile) {
+    if (tile < tiles) {
+      if (whole && tile_start(tile) + TT <= steps) copy_rows(tile, Full());
+      else copy_rows(tile, Ragged());
+    }
+    end_copy_group();  // empty behind the last tile, so that the count of groups goes on
+  };
+
+  auto stage_tile = [&](int tile) {
+    const int t0 = tile_start(tile), odd = tile & 1;
+    const Raw* raw = raw_of(tile);
+    float4* dx_at = s_dx + odd * TT * Rows::STRIDE;
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+      const int r = lr + i * ROW_STEP;
+      float4 x = Quad<T>::unpack(raw[(RAW_U + i) * F::FEEDERS]);
+      float4 d = Quad<T>::unpack(raw[(RAW_DELTA + i) * F::FEEDERS]);
+      d.x += bias.x, d.y += bias.y, d.z += bias.z, d.w += bias.w;
+      if constexpr (SOFTPLUS)
+        d.x = softplus(d.x), d.y = softplus(d.y), d.z = softplus(d.z), d.w = softplus(d.w);
+      if (t0 + r >= steps) d = none;  // a step that changes nothing
+      if constexpr (REVERSE) {
+        if constexpr (GATE) {
+          const float4 w = Quad<T>::unpack(raw[(RAW_Z + i) * F::FEEDERS]);
+          x.x *= w.x * sigmoid(w.x), x.y *= w.y * sigmoid(w.y);
+          x.z *= w.z * sigmoid(w.z), x.w *= w.w * sigmoid(w.w);
+        }
+      } else {
+        x.x *= d.x, x.y *= d.y, x.z *= d.z, x.w *= d.w;
+      }
+      dx_at[r * Rows::STRIDE + lq] = make_float4(d.x, x.x, d.y, x.y);
+      dx_at[r * Rows::STRIDE + Rows::HALF + lq] = make_float4(d.z, x.z, d.w, x.w);
+    }
+#pragma unroll
+    for (int i = 0; i < BC_STEPS; i++) {
+      if (BC_QUADS % F::FEEDERS && fid + i * F::FEEDERS >= BC_QUADS) break;
+      auto put = [&](float* to, float4 v, auto by_step) {
+        to += odd * F::BC;
+        const int t = br + i * BC_ROWS;
+        if constexpr (decltype(by_step)::value) {
+          *reinterpret_cast<float4*>(to + t * F::N + bn) = v;
+        } else if constexpr (S == 4) {
+          *reinterpret_cast<float4*>(to + F::bc(t, bn)) = v;
+        } else if constexpr (S == 2) {
+          *reinterpret_cast<float2*>(to + F::bc(t, bn)) = make_float2(v.x, v.y);
+          *reinterpret_cast<float2*>(to + F::bc(t, bn + 2)) = make_float2(v.z, v.w);
+        } else {
+          to[F::bc(t, bn)] = v.x, to[F::bc(t, bn + 1)] = v.y;
+          to[F::bc(t, bn + 2)] = v.z, to[F::bc(t, bn + 3)] = v.w;
+        }
+      };
+      put(s_B, Quad<T>::unpack(raw[(RAW_B + i) * F::FEEDERS]), Ragged());
+      if constexpr (OUTPUT) put(s_C, Quad<T>::unpack(raw[(RAW_C + i) * F::FEEDERS]), IsBf16<T>());
+    }
+  };
+
+  auto store_rows = [&](int tile, auto whole_tile) {
+    constexpr bool FULL = decltype(whole_tile)::value;
+    const int t0 = tile * TT;
+    const Raw* raw = raw_of(tile);
+    const float2* y_at = s_y + (tile & 1) * TT * F::Y_ROW + 2 * lq;
+    T* y = static_cast<T*>(p.y) + (out + t0 * D);
+    T* y_pre = static_cast<T*>(p.y_pre) + (out + t0 * D);
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+      const int r = lr + i * ROW_STEP;
+      const float4 x = Quad<T>::unpack(raw[(RAW_U + i) * F::FEEDERS]);
+      float4 v = make_float4(skip.x * x.x, skip.y * x.y, skip.z * x.z, skip.w * x.w);
+#pragma unroll
+      for (int k = 0; k < F::PARTS; k++) {
+        const float4 part =
+            *reinterpret_cast<const float4*>(y_at + r * F::Y_ROW + k * F::Y_STRIDE);
+        v.x += part.x, v.y += part.y, v.z += part.z, v.w += part.w;
+      }
+      const int n = FULL || t0 + r < steps ? valid : 0;
+      if constexpr (GATE) {
+        if constexpr (SAVE) store_quad<T, ALIGNED, FULL>(y_pre + i * ROW_STEP * D, v, n);
+        const float4 w = Quad<T>::unpack(raw[(RAW_Z + i) * F::FEEDERS]);
+        v.x *= w.x * sigmoid(w.x), v.y *= w.y * sigmoid(w.y);
+        v.z *= w.z * sigmoid(w.z), v.w *= w.w * sigmoid(w.w);
+      }
+      store_quad<T, ALIGNED, FULL>(y + i * ROW_STEP * D, v, n);
+    }
+  };
+  auto store_tile = [&](int tile) {
+    if (whole && tile * TT + TT <= steps) store_rows(tile, Full());
+    else store_rows(tile, Ragged());
+  };
+#pragma unroll 1
+  for (int tile = 0; tile < AHEAD; tile++) copy_tile(tile);
+  if (tiles > 0) {
+    wait_copy_groups<AHEAD - 1>();
+    stage_tile(0);
+  }
+  copy_tile(AHEAD);
+  block_barrier();
+#pragma unroll 1
+  for (int tile = 0; tile < tiles; tile++) {
+    if constexpr (OUTPUT) {
+      if (tile > 0) store_tile(tile - 1);
+    }
+    if (tile + 1 < tiles) {
+      wait_copy_groups<AHEAD - 1>();
+      stage_tile(tile + 1);
+    }
+    copy_tile(tile + 1 + AHEAD);
+    block_barrier();
+  }
+  if constexpr (OUTPUT) {
+    if (tiles > 0) store_tile(tiles - 1);
+  }
+}
+
+// From chunks' own states to the state each starts from, in place: chunk after chunk of a sequence
+// (REVERSE: from its end, and then the result is also the gradient of the initial state).
+struct ChunkParams {
+  const float *A, *start, *chunk_sum;
+  float *chunk_state, *first;
+  const i64* offsets;
+  i64 sequences, length, channels, states, chunk;
+};
+
+template <bool REVERSE>
+__global__ void __launch_bounds__(256) scan_chunks(ChunkParams p) {
+  const i64 D = p.channels, N = p.states;
+  const i64 id = i64(blockIdx.x) * 256 + threadIdx.x;
+  if (id >= p.sequences * N * D) return;
+  const i64 sequence = id / (N * D), n = id / D % N, d = id % D;
+  Span span;
+  span.sequence = sequence;
+  span.begin = p.offsets ? clamped(p.offsets, sequence, p.length) : 0;
+  span.end = p.offsets ? clamped(p.offsets, sequence + 1, p.length) : p.length;
+  const i64 first = first_item(span, p.offsets, p.length, p.chunk);
+  const i64 steps = span.end > span.begin ? span.end - span.begin : 0;
+  const i64 count = steps == 0 ? 1 : (steps + p.chunk - 1) / p.chunk;
+  const float A = p.A[d * N + n] * LOG2E;
+  float h = p.start != nullptr ? p.start[(sequence * D + d) * N + n] : 0.f;
+  // Loads of a few chunks at once: one after the other, their latency would be most of the time.
+  constexpr int BATCH = 8;
+  for (i64 k0 = 0; k0 < count; k0 += BATCH) {
+    float own[BATCH], sum[BATCH];
+    auto item_of = [&](int k) { return first + (REVERSE ? count - 1 - (k0 + k) : k0 + k); };
+#pragma unroll
+    for (int k = 0; k < BATCH; k++) {
+      const bool real = k0 + k < count;
+      own[k] = real ? p.chunk_state[(item_of(k) * N + n) * D + d] : 0.f;
+      sum[k] = real ? p.chunk_sum[item_of(k) * D + d] : 0.f;
+    }
+#pragma unroll
+    for (int k = 0; k < BATCH; k++) {
+      if (k0 + k >= count) break;
+      p.chunk_state[(item_of(k) * N + n) * D + d] = h;
+      h = fmaf(exp2_fast(A * sum[k]), h, own[k]);
+    }
+  }
+  if (p.first != nullptr) p.first[(sequence * D + d) * N + n] = h;
+}
