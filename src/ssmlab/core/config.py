@@ -1,4 +1,4 @@
-"""Configs are frozen dataclasses. Here they are read from plain data, overridden by key, written and hashed.
+"""Configs, frozen dataclasses: read from plain data, overridden by key, written and hashed.
 
 A field may hold a bool, int, float, str, an Optional or Literal of those, a tuple of them, or another
 config. An unknown key is an error that names the nearest known one; a value of the wrong type is an
@@ -138,7 +138,8 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         if len(value) != len(inner):
             raise _wrong(path, hint, value)
         return tuple(
-            _convert(v, t, f"{path}[{i}]") for i, (v, t) in enumerate(zip(value, inner, strict=True))
+            _convert(v, t, f"{path}[{i}]")
+            for i, (v, t) in enumerate(zip(value, inner, strict=True))
         )
     if dataclasses.is_dataclass(hint):
         cls = typing.cast(type, hint)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, now or after a crash, sees the old content or the new, never half."""
+"""Writing files so that a reader, even after a crash, sees the old content or the new."""
 
 import contextlib
 import errno
