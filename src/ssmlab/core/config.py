@@ -60,7 +60,8 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
     data = to_dict(config)
     for path, value in changes.items():
         parts = path.split(".")
-        node, node_type = data, type(config)
+        node: Any = data
+        node_type: Any = type(config)
         for depth, part in enumerate(parts):
             names = [field.name for field in dataclasses.fields(node_type)]
             if part not in names:
@@ -74,7 +75,7 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
             inner = [t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)]
             if not inner:
                 raise ConfigError(f"'{path}': '{part}' is a single value and has no keys below it")
-            node_type = typing.cast(type, inner[0])
+            node_type = inner[0]
             if node[part] is None:
                 node[part] = {}
             node = node[part]
