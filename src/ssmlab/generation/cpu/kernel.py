@@ -55,7 +55,7 @@ class Buffers(NamedTuple):
     delta: Array  # (B, D)
     out: Array  # (B, M), what a block adds to the residual
     logits: Array  # (B, V)
-    counter: Array  # (1,) int64, of the barrier
+    counter: Array  # (2,) int64, of the barrier
     slices: Array  # (T + 1,) int64, first channel of each thread
     widths: Array  # (T + 1,) int64, first row of out_proj of each thread
     rows: Array  # (T + 1,) int64, first token of each thread
