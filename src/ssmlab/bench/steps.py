@@ -4,6 +4,7 @@ Shapes: B sequences, L tokens each.
 """
 
 import contextlib
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -146,6 +147,7 @@ def kept_bytes(step: Step) -> int:
 
 
 def release(device: torch.device) -> None:
-    """Give cached memory back, so that what is measured next starts afresh."""
+    """Free what was deleted (optimisers refer to themselves) and cached, for a fresh start."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
