@@ -58,6 +58,23 @@ def test_params_table9_as_json_equals_the_paper(capsys):
     assert all(row["parameters_m"] == row["paper_m"] for row in rows)
 
 
+def test_params_table6_lists_the_components_of_every_model(capsys):
+    assert main(["params", "table6", "--scale", "paper", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert len(rows) == 8
+    for row in rows:
+        parts = {k: v for k, v in row["components"].items() if k != "total"}
+        assert sum(parts.values()) == row["parameters"]
+        assert ("mixer.shift" in parts) == (row["architecture"] == "H3")
+    assert main(["params", "table6", "--scale", "quick"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("by component") == 2  # the H3 models and the Mamba models
+    for component in ("embedding", "mixer.in_proj", "mixer.ssm", "mixer.fc1"):
+        assert component in shown
+    assert main(["params", "table6", "--scale", "quick", "--totals"]) == 0
+    assert "mixer.ssm" not in capsys.readouterr().out
+
+
 def test_doctor_names_the_backends(capsys):
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -1,16 +1,19 @@
 """The paper's studies: figures, claims true of the paper's own figures, and its parameter counts."""
 
+import dataclasses
 import math
 
 import pytest
 
-from ssmlab.core.errors import StudyError
+from ssmlab.core.errors import ConfigError, StudyError
 from ssmlab.models.count import count_parameters
 from ssmlab.paper import get_study, study_names
+from ssmlab.paper.architectures import TOLERANCE
 from ssmlab.studies import Study
 from ssmlab.studies.statistics import kendall_tau
 
-NAMES = ["table7", "table8", "table9", "table10"]
+NAMES = ["table6", "table7", "table8", "table9", "table10"]
+ARCHITECTURES = ["table6", "hybrids"]
 
 OWN_STUDY = """
 from ssmlab.studies import Axis, Point, Scale, Study
@@ -24,11 +27,11 @@ WIDTH = Study(
 
 
 def test_names():
-    assert study_names() == NAMES
-    assert [get_study(name).name for name in NAMES] == NAMES
+    assert study_names() == [*NAMES, "hybrids"]
+    assert [get_study(name).name for name in study_names()] == study_names()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "hybrids"])
 def test_every_row_and_scale_is_a_config(name):
     study = get_study(name)
     for scale in ("quick", "small", "paper"):
@@ -41,6 +44,7 @@ def test_every_row_and_scale_is_a_config(name):
 @pytest.mark.parametrize(
     ("name", "values"),
     [
+        ("table6", [10.24, 10.30, 10.34, 8.95, 10.75, 10.54, 10.56, 8.69]),
         ("table7", [10.93, 10.15, 9.98, 9.81, 8.71]),
         ("table8", [9.16, None, 8.85, 8.71, 8.71]),
         ("table9", [9.12, 8.97, 8.97, 8.91, 8.83, 8.84, 8.80, 8.71]),
@@ -97,6 +101,38 @@ def test_the_full_model_is_one_model():
         counts.add(count_parameters(trial.config.model)["total"])
         assert study.figure(trial.row).ppl == 8.71
     assert len(counts) == 1
+
+
+@pytest.mark.parametrize(("scale", "vocab"), [("quick", 256), ("small", 4096), ("paper", 50257)])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures_are_of_one_size(name, scale, vocab):
+    study = get_study(name)
+    models = {
+        trial.row.key: dataclasses.replace(trial.config.model, vocab_size=vocab)
+        for trial in study.trials(scale, 1)
+    }
+    counts = {key: count_parameters(model)["total"] for key, model in models.items()}
+    mamba = counts["mamba-s6" if name == "table6" else "mamba"]
+    apart = {key: count / mamba - 1 for key, count in counts.items()}
+    assert all(abs(share) < TOLERANCE for share in apart.values()), apart
+
+
+def test_table6s_own_row_is_the_model_of_the_other_tables():
+    full = get_study("table7").trials("paper", 1)[-1].config.model
+    ours = get_study("table6").trials("paper", 1)[-1].config.model
+    assert count_parameters(full) == count_parameters(ours)
+
+
+@pytest.mark.parametrize("n", [16, 64])
+def test_both_sizes_of_the_s4_rows_can_be_set(n):
+    keys = {f"model.{block}.s4d.d_state": n for block in ("mamba", "h3")}
+    for trial in get_study("table6").trials("small", 1, keys):
+        assert trial.config.model.mamba.s4d.d_state == trial.config.model.h3.s4d.d_state == n
+
+
+def test_hyenas_filter_must_reach_over_the_sequence():
+    with pytest.raises(ConfigError, match=r"seq_len=4096.*long_conv.l_max=2048; set model"):
+        get_study("table6").trials("paper", 1, {"training.seq_len": 4096})
 
 
 def test_a_study_of_ones_own(tmp_path):

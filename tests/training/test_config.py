@@ -59,9 +59,18 @@ def test_marked_parameters_do_not_decay_and_tied_ones_count_once():
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5))
     model[1].weight = model[0].weight
     model[1].bias._no_weight_decay = True
-    decayed, plain = parameter_groups(model, 0.1)
-    assert decayed == {"params": [model[0].weight], "weight_decay": 0.1}
-    assert plain == {"params": [model[1].bias], "weight_decay": 0.0}
+    decayed, plain = parameter_groups(model, TrainingConfig(weight_decay=0.1))
+    assert decayed == {"params": [model[0].weight], "weight_decay": 0.1, "lr_scale": 1.0}
+    assert plain == {"params": [model[1].bias], "weight_decay": 0.0, "lr_scale": 1.0}
+
+
+def test_a_learning_rate_of_ones_own_holds_from_warmup_to_floor_and_is_never_above_the_models():
+    model = nn.ParameterList([nn.Parameter(torch.zeros(1)) for _ in range(3)])
+    model[1]._learning_rate, model[2]._learning_rate = 1e-3, 1.0
+    own, slow = parameter_groups(model, TrainingConfig(lr=1e-2, weight_decay=0.1))
+    assert own == {"params": [model[0], model[2]], "weight_decay": 0.1, "lr_scale": 1.0}
+    assert slow["params"] == [model[1]]
+    assert slow["lr_scale"] == pytest.approx(0.1)
 
 
 def test_optimizer_decays_only_the_unmarked():

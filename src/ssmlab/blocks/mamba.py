@@ -1,19 +1,18 @@
-"""The Mamba block's mixer: projections, short convolution, S6 and gate.
+"""The Mamba block's mixer: projections, short convolution, S6 (or another mixer) and gate.
 
 Shapes: B batch, L length, M model width, D = expand * M channels, W width of the convolution.
 """
 
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ssmlab.blocks.mamba_config import MambaConfig
 from ssmlab.blocks.recompute import recompute_level, run_fused
-from ssmlab.mixers.linear import Linear, mark_no_weight_decay
-from ssmlab.mixers.s6 import S6
-from ssmlab.ops import causal_conv1d, causal_conv1d_update
+from ssmlab.blocks.short_conv import ShortConv
+from ssmlab.mixers.inner import build_inner
+from ssmlab.mixers.linear import Linear
 
 
 class MambaState(NamedTuple):
@@ -21,15 +20,17 @@ class MambaState(NamedTuple):
 
     Attributes:
         conv: (B, W-1, D), the last inputs of the convolution.
-        ssm: (B, D, K), the state of the SSM.
+        ssm: the state of the mixer inside, for S6 (B, D, K).
     """
 
     conv: Tensor
-    ssm: Tensor
+    ssm: Any
 
 
 class Mamba(nn.Module):
     """out_proj(S6(silu(conv(x))) * silu(z)) with (x, z) = in_proj(input).
+
+    ``ssm`` is the mixer that the config names, S6 unless it names another.
 
     Arguments:
         config: widths and switches.
@@ -44,8 +45,8 @@ class Mamba(nn.Module):
         self.config = config
         channels = config.d_inner(d_model)
         self.in_proj = Linear(d_model, 2 * channels, bias=config.bias, std=None)
-        self.conv1d = _ShortConv(channels, config.d_conv, config.conv_bias)
-        self.ssm = S6(config.ssm, channels, config.dt_rank(d_model))
+        self.conv1d = ShortConv(channels, config.d_conv, config.conv_bias)
+        self.ssm = build_inner(config, d_model, channels)
         self.out_proj = Linear(channels, d_model, bias=config.bias, std=None, scale=out_scale)
 
     def forward(
@@ -74,49 +75,13 @@ class Mamba(nn.Module):
         """One step of decoding: x (B, M) -> y (B, M) and the new state."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
         x, conv = self.conv1d.step(x, state.conv)
-        y, ssm = self.ssm.step(x, state.ssm, z)
+        y, ssm = self.ssm.step(x, state.ssm, z)  # type: ignore[operator]
         return self.out_proj(y), MambaState(conv, ssm)
 
     def init_state(
         self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> MambaState:
         """The state before the first step: zeros."""
-        weight = self.conv1d.weight
-        channels, _, width = weight.shape
-        conv = torch.zeros(
-            batch_size,
-            width - 1,
-            channels,
-            device=device or weight.device,
-            dtype=dtype or weight.dtype,
-        )
-        return MambaState(conv, self.ssm.init_state(batch_size, device, dtype))
-
-
-class _ShortConv(nn.Module):
-    """Causal depthwise convolution with SiLU; weight (D, 1, W) and bias as ``nn.Conv1d`` has them."""
-
-    def __init__(self, channels: int, width: int, bias: bool) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(width)
-        self.weight = nn.Parameter(torch.empty(channels, 1, width).uniform_(-bound, bound))
-        self.bias = None
-        if bias:
-            self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
-            mark_no_weight_decay(self.bias)
-
-    def forward(
-        self, x: Tensor, state: Tensor | None, return_state: bool, cu_seqlens: Tensor | None
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        return causal_conv1d(
-            x,
-            self.weight.squeeze(1),
-            self.bias,
-            "silu",
-            initial_state=state,
-            return_final_state=return_state,
-            cu_seqlens=cu_seqlens,
-        )
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return causal_conv1d_update(x, state, self.weight.squeeze(1), self.bias, "silu")
+        conv = self.conv1d.init_state(batch_size, device, dtype)
+        ssm = self.ssm.init_state(batch_size, device, dtype)  # type: ignore[operator]
+        return MambaState(conv, ssm)

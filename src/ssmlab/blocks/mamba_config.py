@@ -1,18 +1,17 @@
 """Config of the Mamba block."""
 
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from ssmlab.core.errors import ConfigError
 from ssmlab.mixers.checks import check_choice, check_positive_int
-from ssmlab.mixers.s6_config import S6Config
+from ssmlab.mixers.inner import InnerMixerConfig
 
 Recompute = Literal["auto", "none", "inputs", "scan"]
 
 
 @dataclass(frozen=True)
-class MambaConfig:
+class MambaConfig(InnerMixerConfig):
     """The Mamba block (section 3.4 of arXiv 2312.00752).
 
     Attributes:
@@ -20,7 +19,8 @@ class MambaConfig:
         d_conv: width of the causal depthwise convolution.
         conv_bias: the convolution has a bias.
         bias: in_proj and out_proj have biases.
-        ssm: the mixer inside.
+        mixer: the mixer inside, S6 unless another is named; each has its own config (see
+            ``InnerMixerConfig``), that of S6 is ``ssm``.
         recompute: what the backward pass makes again instead of keeping it (appendix D). "none":
             nothing. "inputs": the convolution's output, Δ, B and C. "scan": the scan as well, which
             leaves 10 bytes per token and channel of d_model in bfloat16 with expand = 2, input of
@@ -33,10 +33,10 @@ class MambaConfig:
     d_conv: int = 4
     conv_bias: bool = True
     bias: bool = False
-    ssm: S6Config = field(default_factory=S6Config)
     recompute: Recompute = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive_int("MambaConfig", expand=self.expand, d_conv=self.d_conv)
         check_choice("MambaConfig", "recompute", self.recompute, typing.get_args(Recompute))
 
@@ -50,11 +50,12 @@ class MambaConfig:
         Raises:
             ConfigError: a rank above d_inner, which could not add anything.
         """
-        rank = -(-d_model // 16) if self.ssm.dt_rank == "auto" else self.ssm.dt_rank
-        if self.ssm.selective_delta and rank > self.d_inner(d_model):
-            raise ConfigError(
-                f"S6Config.dt_rank={rank} is above the {self.d_inner(d_model)} channels of the mixer "
-                f"(expand {self.expand} x d_model {d_model}); give 1 to {self.d_inner(d_model)}, "
-                "or 'auto'"
-            )
-        return rank
+        return self.resolve_dt_rank(d_model, self.d_inner(d_model))
+
+    def check(self, d_model: int) -> None:
+        """Refuse what cannot be built in a model of width ``d_model``.
+
+        Raises:
+            ConfigError: heads or ranks that do not fit, with what would.
+        """
+        self.check_inner(d_model, self.d_inner(d_model))

@@ -1,4 +1,4 @@
-"""Pre-norm residual block, and its norm.
+"""Pre-norm residual block, and its norms.
 
 Shapes: M model width.
 """
@@ -31,12 +31,36 @@ class RMSNorm(nn.Module):
         return y.to(self.weight.dtype)
 
 
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last dimension, in fp32 at least.
+
+    The output has the weight's dtype, whatever the residual stream is kept in.
+    Source: Ba, Kiros and Hinton, arXiv 1607.06450, equation (4).
+    """
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = mark_no_weight_decay(nn.Parameter(torch.ones(width)))
+        self.bias = mark_no_weight_decay(nn.Parameter(torch.zeros(width)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., M) -> (..., M)."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        y = F.layer_norm(x.to(dtype), self.weight.shape, weight, bias, self.eps)
+        return y.to(self.weight.dtype)
+
+
+NORMS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
+
+
 class ResidualBlock(nn.Module):
     """residual + mixer(norm(residual)); the sum keeps the residual's dtype."""
 
-    def __init__(self, mixer: nn.Module, width: int, norm_eps: float) -> None:
+    def __init__(self, mixer: nn.Module, width: int, norm_eps: float, norm: str = "rms") -> None:
         super().__init__()
-        self.norm = RMSNorm(width, norm_eps)
+        self.norm = NORMS[norm](width, norm_eps)
         self.mixer = mixer
 
     def forward(

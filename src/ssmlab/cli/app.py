@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import typer
 from rich.markup import escape
 
-from ssmlab.cli import bench, doctor, params, study
+from ssmlab.cli import (
+    bench,
+    bench_generate,
+    convert,
+    doctor,
+    evaluate,
+    generate,
+    params,
+    study,
+    train,
+)
 from ssmlab.cli.output import errors
 from ssmlab.core.errors import Interrupted, SsmlabError
 
@@ -37,12 +47,25 @@ A tour, in the order a newcomer takes:
 
   [cyan]ssmlab bench scan --device cpu[/cyan]            how fast the scan is here
 
+  [cyan]ssmlab generate -m CHECKPOINT -p 'Once'[/cyan]   text from a model that you have
+
+  [cyan]ssmlab train --init-from CHECKPOINT[/cyan]       go on training it on --data FILES
+
+  [cyan]ssmlab eval -m CHECKPOINT --tasks FILE[/cyan]    perplexity and tasks, with no network
+
+  [cyan]ssmlab convert -m CHECKPOINT --to FORMAT[/cyan]  hand it on: mamba_ssm, transformers, ssmlab
+
 Stop a study whenever you like; the same command goes on where it was. Any command that prints a
 table takes --json. Add --debug anywhere to see the traceback of an error.
 """,
 )
 app.add_typer(study.app, name="study")
 app.command("params")(params.params)
+app.command("train")(train.train)
+app.command("generate")(generate.generate)
+app.command("eval")(evaluate.evaluate)
+app.command("convert")(convert.convert)
+bench.app.command("generate")(bench_generate.generate)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 

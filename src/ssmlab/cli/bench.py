@@ -5,12 +5,15 @@ from typing import Annotated
 import typer
 
 from ssmlab.cli import bench_models
+from ssmlab.cli.bench_mixers import mixers
 from ssmlab.cli.output import console, print_json, print_table
 from ssmlab.core.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this machine.")
 app.command("train")(bench_models.train)
 app.command("memory")(bench_models.memory)
+
+app.command("mixers")(mixers)
 
 
 @app.callback()

@@ -21,6 +21,10 @@ class CheckpointError(SsmlabError):
     """A checkpoint that is missing, corrupted or does not fit the model."""
 
 
+class GenerationError(SsmlabError, ValueError):
+    """Text that cannot be generated as asked: an empty prompt, an unknown stop token, no memory."""
+
+
 class StudyError(SsmlabError):
     """A study that cannot be run, resumed or reported as asked."""
 

@@ -79,13 +79,15 @@ class FileTokenizer:
 
 
 def tokenizer_file(given: str) -> Path:
-    """The tokenizer.json that the path of a file or folder names.
+    """The tokenizer.json (or vocab.json beside a merges.txt) that a file's or folder's path names.
 
     Raises:
         DataError: there is none.
     """
     path = Path(given).expanduser()
     file = path / _FILE if path.is_dir() else path
+    if path.is_dir() and not file.is_file() and (path / "vocab.json").is_file():
+        file = path / "vocab.json"
     if not file.is_file():
         what = f"the folder has no {_FILE}" if path.is_dir() else "there is no such file"
         near = difflib.get_close_matches(given, ["bytes", "bpe:4096"], n=1, cutoff=0.5)
@@ -97,14 +99,25 @@ def tokenizer_file(given: str) -> Path:
     return file
 
 
+def load_tokenizer_path(path: Path) -> FileTokenizer:
+    """Read the tokenizer of a file: a tokenizer.json, or GPT-2's vocab.json with its merges.txt.
+
+    Raises:
+        DataError: it is not one.
+    """
+    return load_tokenizer(path, path.name)
+
+
 def load_tokenizer(file: Path, name: str) -> FileTokenizer:
-    """Read a tokenizer.json.
+    """Read a tokenizer.json, or a ``*vocab.json`` that has its ``*merges.txt`` beside it.
 
     Raises:
         DataError: it is not one.
     """
     import tokenizers
 
+    if merges_file(file) is not None:
+        return _load_gpt2(file, name)
     text = _read(file)
     try:
         tokenizer = tokenizers.Tokenizer.from_str(text.decode("utf-8"))
@@ -118,13 +131,47 @@ def load_tokenizer(file: Path, name: str) -> FileTokenizer:
     return loaded
 
 
+def merges_file(file: Path) -> Path | None:
+    """The merges.txt that belongs to a vocab.json by its name; None for any other file."""
+    if not file.name.endswith("vocab.json"):
+        return None
+    return file.with_name(file.name.removesuffix("vocab.json") + "merges.txt")
+
+
+def _load_gpt2(file: Path, name: str) -> FileTokenizer:
+    """GPT-2's byte-level BPE from its two files."""
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Engine
+
+    merges = merges_file(file)
+    assert merges is not None
+    for path in (file, merges):
+        _read(path)  # missing or unreadable: a clear error
+    try:
+        engine: Any = Engine(models.BPE.from_file(str(file), str(merges)))
+    except Exception as error:  # the library raises bare Exceptions
+        raise DataError(
+            f"{file} and {merges.name} are not a vocabulary and merges that can be read ({error}); "
+            "give others"
+        ) from error
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = decoders.ByteLevel()
+    if engine.token_to_id(END_OF_TEXT) is not None:
+        engine.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
+    return FileTokenizer(engine, name)
+
+
 def tokenizer_digest(file: Path) -> str:
-    """What tells one tokenizer.json from another.
+    """What tells one tokenizer from another.
 
     Raises:
         DataError: it cannot be read.
     """
-    return hashlib.sha256(_read(file)).hexdigest()
+    digest = hashlib.sha256(_read(file))
+    merges = merges_file(file)
+    if merges is not None:
+        digest.update(_read(merges))
+    return digest.hexdigest()
 
 
 def _read(file: Path) -> bytes:

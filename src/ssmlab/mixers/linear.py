@@ -12,6 +12,12 @@ def mark_no_weight_decay(parameter: nn.Parameter) -> nn.Parameter:
     return parameter
 
 
+def mark_learning_rate(parameter: nn.Parameter, lr: float) -> nn.Parameter:
+    """Tell the optimiser that the peak learning rate of ``parameter`` is at most ``lr``."""
+    parameter._learning_rate = lr  # type: ignore[attr-defined]
+    return parameter
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` with weights from N(0, (scale * std)²) and a zero bias that is not decayed.
 

@@ -3,19 +3,25 @@
 Shapes: B batch, L length, M model width, V vocabulary.
 """
 
-from typing import Any, Literal, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmlab.blocks.mamba import Mamba
-from ssmlab.blocks.mlp import GatedMLP
-from ssmlab.blocks.residual import ResidualBlock, RMSNorm
+from ssmlab.blocks.residual import NORMS
 from ssmlab.core.errors import ConfigError
 from ssmlab.mixers.linear import Linear
 from ssmlab.models.config import LanguageModelConfig
+from ssmlab.models.layers import build_layers
+from ssmlab.models.padding import Packed, pack, unpack
 from ssmlab.ops import linear_cross_entropy
+
+if TYPE_CHECKING:
+    from ssmlab.checkpoints.formats import Format
+    from ssmlab.checkpoints.tokenizer import TokenizerLike
+    from ssmlab.generation import Generated
 
 LayerStates = list[Any]
 """The state of every layer, first to last; None for a layer without one."""
@@ -25,7 +31,8 @@ class LanguageModel(nn.Module):
     """Embedding, pre-norm residual blocks, final norm and head.
 
     The last matrix of every block starts smaller by 1/sqrt(n_layers), so that the residual does not
-    grow with depth; linear maps start from U(±1/sqrt(fan-in)), the embedding from N(0, init_std²).
+    grow with depth; linear maps start from U(±1/sqrt(fan-in)) unless the config says otherwise, the
+    embedding from N(0, init_std²).
 
     Source: section 3.4 of arXiv 2312.00752; start values as in its released code.
 
@@ -43,8 +50,8 @@ class LanguageModel(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
         nn.init.normal_(self.embedding.weight, std=config.init_std)
-        self.layers = nn.ModuleList(_layer(letter, config) for letter in config.layers)
-        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        self.layers = build_layers(config)
+        self.norm_f = NORMS[config.norm](config.d_model, config.norm_eps)
         self.lm_head = Linear(config.d_model, config.padded_vocab_size, std=config.init_std)
         if config.tie_embeddings:
             self.lm_head.weight = self.embedding.weight
@@ -57,6 +64,7 @@ class LanguageModel(nn.Module):
         state: LayerStates | None = None,
         return_state: Literal[False] = False,
         cu_seqlens: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Tensor: ...
     @overload
     def forward(
@@ -66,6 +74,7 @@ class LanguageModel(nn.Module):
         state: LayerStates | None = None,
         return_state: Literal[True],
         cu_seqlens: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, LayerStates]: ...
     def forward(
         self,
@@ -74,6 +83,7 @@ class LanguageModel(nn.Module):
         state: LayerStates | None = None,
         return_state: bool = False,
         cu_seqlens: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, LayerStates]:
         """Logits of the token after each one.
 
@@ -83,21 +93,47 @@ class LanguageModel(nn.Module):
             return_state: return the state after the last token too.
             cu_seqlens: (S+1,) int32 offsets of S texts packed along L, with B = 1; the states are
                 then S rows.
+            attention_mask: (B, L), 0 where a row is padding (left or right). Each row is computed
+                as if it were alone; logits of padding are zero, a row's state is that after its
+                last token. Not together with ``cu_seqlens``.
 
         Returns:
             logits (B, L, V), or (logits, state).
 
         Raises:
-            ValueError: input_ids is not (B, L) of whole numbers.
+            ValueError: input_ids is not (B, L) of whole numbers, or the mask does not fit it.
         """
-        residual = self._embed(input_ids, 2, "(B, L)")
-        states: LayerStates = []
-        for index, layer in enumerate(self.layers):
-            before = None if state is None else state[index]
-            residual, after = layer(residual, before, return_state, cu_seqlens)
-            states.append(after)
-        logits = self._logits(residual)
+        packed = _packed(input_ids, attention_mask, cu_seqlens)
+        if packed is not None:
+            input_ids, cu_seqlens = packed.input_ids, packed.cu_seqlens
+        residual, states = self.trunk(input_ids, state, return_state, cu_seqlens)
+        logits = self.head(residual)
+        if packed is not None:
+            logits = unpack(logits, packed)
         return (logits, states) if return_state else logits
+
+    def prefill(
+        self,
+        input_ids: Tensor,
+        state: LayerStates | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, LayerStates]:
+        """Read a text by the scan, for :meth:`step` to go on from.
+
+        Arguments and errors as in ``forward``; the head sees the last token of each row alone.
+
+        Returns:
+            logits (B, V) of the token after the last of each row (or of each packed text), and the
+            state.
+        """
+        packed = _packed(input_ids, attention_mask, cu_seqlens)
+        if packed is not None:
+            input_ids, cu_seqlens = packed.input_ids, packed.cu_seqlens
+        residual, states = self.trunk(input_ids, state, True, cu_seqlens)
+        last = residual[:, -1] if cu_seqlens is None else residual[0, cu_seqlens[1:].long() - 1]
+        return self.head(last), states
 
     def step(self, input_ids: Tensor, state: LayerStates) -> tuple[Tensor, LayerStates]:
         """One token of each row: input_ids (B,) and state -> logits (B, V) and the new state."""
@@ -106,7 +142,7 @@ class LanguageModel(nn.Module):
         for layer, before in zip(self.layers, state, strict=True):
             residual, after = layer.step(residual, before)  # type: ignore[operator]
             states.append(after)
-        return self._logits(residual), states
+        return self.head(residual), states
 
     def init_state(self, batch_size: int) -> LayerStates:
         """The state before the first token."""
@@ -125,14 +161,74 @@ class LanguageModel(nn.Module):
         """
         # A compiled model is compiled where it is called; a head that somebody wrapped must be.
         if self._compiled_call_impl is None and type(self.lm_head) is Linear:
-            residual = self._embed(input_ids, 2, "(B, L)")
-            for layer in self.layers:
-                residual, _ = layer(residual)
-            hidden = self.norm_f(residual).flatten(0, 1)
+            hidden = self.norm_f(self.trunk(input_ids)[0]).flatten(0, 1)
             weight = self.lm_head.weight[: self.config.vocab_size]
             return linear_cross_entropy(hidden, weight, targets.flatten())
         logits = self(input_ids).float()
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo_id: str | Path,
+        *,
+        dtype: torch.dtype | Literal["auto"] = torch.float32,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+    ) -> "LanguageModel":
+        """The model of a checkpoint: see :func:`ssmlab.checkpoints.from_pretrained`."""
+        from ssmlab.checkpoints import from_pretrained
+
+        return from_pretrained(path_or_repo_id, dtype=dtype, device=device, revision=revision)
+
+    def save_pretrained(
+        self,
+        path: str | Path,
+        format: "Format" = "ssmlab",
+        *,
+        tokenizer: "TokenizerLike | None" = None,
+        max_shard_size: int | str = "5GB",
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the model as a checkpoint: see :func:`ssmlab.checkpoints.save_pretrained`."""
+        from ssmlab.checkpoints import save_pretrained
+
+        return save_pretrained(
+            self,
+            path,
+            format,
+            tokenizer=tokenizer,
+            max_shard_size=max_shard_size,
+            overwrite=overwrite,
+        )
+
+    def generate(self, prompts: Any, **options: Any) -> "Generated":
+        """Tokens that go on from each prompt: see :func:`ssmlab.generation.generate`."""
+        from ssmlab.generation import generate
+
+        return generate(self, prompts, **options)
+
+    def trunk(
+        self,
+        input_ids: Tensor,
+        state: LayerStates | None = None,
+        return_state: bool = False,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, LayerStates]:
+        """All but the head: arguments as in ``forward`` -> residual (B, L, M) after the last block,
+        and the states (None each, unless asked for)."""
+        residual = self._embed(input_ids, 2, "(B, L)")
+        states: LayerStates = []
+        for index, layer in enumerate(self.layers):
+            before = None if state is None else state[index]
+            residual, after = layer(residual, before, return_state, cu_seqlens)
+            states.append(after)
+        return residual, states
+
+    def head(self, residual: Tensor) -> Tensor:
+        """Final norm and head: residual (..., M) -> logits (..., V)."""
+        # Rows that only pad the vocabulary are not tokens: they are never offered.
+        return self.lm_head(self.norm_f(residual))[..., : self.config.vocab_size]
 
     def _embed(self, input_ids: Tensor, dims: int, spelt: str) -> Tensor:
         if input_ids.dim() != dims or input_ids.is_floating_point() or input_ids.numel() == 0:
@@ -145,15 +241,12 @@ class LanguageModel(nn.Module):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         return x
 
-    def _logits(self, residual: Tensor) -> Tensor:
-        # Rows that only pad the vocabulary are not tokens: they are never offered.
-        return self.lm_head(self.norm_f(residual))[..., : self.config.vocab_size]
 
-
-def _layer(letter: str, config: LanguageModelConfig) -> ResidualBlock:
-    out_scale = config.n_layers**-0.5
-    if letter == "M":
-        mixer: nn.Module = Mamba(config.mamba, config.d_model, out_scale=out_scale)
-    else:
-        mixer = GatedMLP(config.mlp, config.d_model, init_std=None, out_scale=out_scale)
-    return ResidualBlock(mixer, config.d_model, config.norm_eps)
+def _packed(
+    input_ids: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None
+) -> Packed | None:
+    if attention_mask is None:
+        return None
+    if cu_seqlens is not None:
+        raise ValueError("attention_mask and cu_seqlens were both given; keep one of them")
+    return pack(input_ids, attention_mask)

@@ -12,10 +12,12 @@ __all__ = ["get_study", "study_names"]
 
 # Name -> module and variable, imported when asked for.
 _STUDIES = {
+    "table6": ("ssmlab.paper.table6", "TABLE6"),
     "table7": ("ssmlab.paper.table7", "TABLE7"),
     "table8": ("ssmlab.paper.table8", "TABLE8"),
     "table9": ("ssmlab.paper.table9", "TABLE9"),
     "table10": ("ssmlab.paper.table10", "TABLE10"),
+    "hybrids": ("ssmlab.paper.hybrids", "HYBRIDS"),
 }
 
 

@@ -1,8 +1,8 @@
 """What a study is: rows made by axes, scales to run them at, the paper's figures and its claims.
 
 A row is one choice on every axis; a trial is one row with one seed. Configs are laid on each other
-in this order, the later winning: ``TrialConfig()``, the study's base, the scale, the row, the user's
-overrides, the seed.
+in this order, the later winning: ``TrialConfig()``, the study's base, the scale, the row, what the
+row has at that scale alone, the user's overrides, the seed.
 """
 
 import dataclasses
@@ -134,6 +134,8 @@ class Study:
         figures: the paper's figures, by the labels of the row.
         claims: what the paper says of these rows.
         plot: name of the axis that the report plots perplexity against, if any.
+        sizes: by scale and row, keys that this row has at that scale alone, for example the width
+            at which it has as many parameters as the others.
 
     Raises:
         StudyError: names that repeat, or figures, claims or a plot of something that is not there.
@@ -148,6 +150,7 @@ class Study:
     figures: Mapping[tuple[str, ...], Figure] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     plot: str | None = None
+    sizes: Mapping[str, Mapping[RowName, Mapping[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if slug(self.name) != self.name or not self.name:
@@ -170,6 +173,10 @@ class Study:
         self._refuse_repeats("row", [row.label for row in rows])
         for labels in self.figures:
             self.row(labels)
+        for scale, by_row in self.sizes.items():
+            self.scale(scale)
+            for name in by_row:
+                self.row(name)
         for claim in self.claims:
             for contrast in claim.contrasts:
                 for name in contrast.weights:
@@ -259,7 +266,7 @@ class Study:
         changes = dict(overrides or {})
         self._refuse_overriding_axes(changes)
         rows = self.rows()
-        configs = self._configs(rows, {**self.base, **chosen.changes}, changes)
+        configs = self._configs(rows, chosen, changes)
         return [
             _trial(row, seed, config)
             for seed in range(count)
@@ -279,15 +286,18 @@ class Study:
                         )
 
     def _configs(
-        self, rows: list[Row], base: Mapping[str, Any], overrides: Mapping[str, Any]
+        self, rows: list[Row], scale: Scale, overrides: Mapping[str, Any]
     ) -> list["TrialConfig"]:
         from ssmlab.core.config import override
         from ssmlab.training.config import TrialConfig
 
         configs, failures = [], {}
+        base = {**self.base, **scale.changes}
+        sizes = {self.row(name).key: keys for name, keys in self.sizes.get(scale.name, {}).items()}
         for row in rows:
+            changes = {**base, **row.changes, **sizes.get(row.key, {}), **overrides}
             try:
-                configs.append(override(TrialConfig(), {**base, **row.changes, **overrides}))
+                configs.append(override(TrialConfig(), changes))
             except ConfigError as error:
                 failures[row.key] = error
         if len(failures) == len(rows) and len({str(error) for error in failures.values()}) == 1:
@@ -308,6 +318,10 @@ class Study:
                 for labels, figure in self.figures.items()
             ],
             "claims": [claim.to_dict() for claim in self.claims],
+            "sizes": {
+                scale: {self.row(name).key: keys for name, keys in by_row.items()}
+                for scale, by_row in self.sizes.items()
+            },
         }
         return _plain(data)
 
@@ -330,6 +344,7 @@ class Study:
             },
             claims=tuple(Claim.from_dict(claim) for claim in data["claims"]),
             plot=data["plot"],
+            sizes=data.get("sizes", {}),
         )
 
 

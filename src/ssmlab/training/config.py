@@ -94,17 +94,26 @@ class TrainingConfig:
 class TrialConfig:
     """All that decides one trial's result: model, data, recipe and seed.
 
-    ``seed`` draws the initial weights and the order of the training windows.
+    ``seed`` draws the initial weights and the order of the training windows. ``init_from`` is the
+    checkpoint that training starts from, in any format that ssmlab reads, instead of weights drawn;
+    ``model`` must then be the checkpoint's own config.
     """
 
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     data: TextDataConfig = field(default_factory=TextDataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed: expected 0 to 2**63 - 1, got {self.seed}")
+        limit, length = self.model.max_length, self.training.seq_len
+        if limit is not None and length > limit[0]:
+            raise ConfigError(
+                f"training.seq_len={length} is longer than the model takes, {limit[1]}={limit[0]}; "
+                f"set {limit[1]} to {length}, or a shorter seq_len"
+            )
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -1,4 +1,4 @@
-"""AdamW over two groups of parameters: those that decay and those that must not."""
+"""AdamW over groups of parameters: those that decay or must not, and those slower than the rest."""
 
 import torch
 from torch import nn
@@ -6,29 +6,32 @@ from torch import nn
 from ssmlab.training.config import TrainingConfig
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Split the model's trainable parameters by their ``_no_weight_decay`` mark.
+def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, object]]:
+    """Split the model's trainable parameters by their marks.
 
-    The mark is set where a parameter is made (A, D, biases, norms), so that this function needs
-    to know nothing of layers or names. A shared (tied) parameter is counted once.
+    ``_no_weight_decay`` leaves a parameter out of weight decay; ``_learning_rate`` is a peak of its
+    own, which the group's ``lr_scale`` brings about (never one above the model's peak). Both are set
+    where a parameter is made (A, Δ, biases, norms), so that this function needs to know nothing of
+    layers or names. A shared (tied) parameter is counted once.
     """
-    decayed, plain = [], []
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            marked = getattr(parameter, "_no_weight_decay", False)
-            (plain if marked else decayed).append(parameter)
-    groups: list[dict[str, object]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+            decay = 0.0 if getattr(parameter, "_no_weight_decay", False) else config.weight_decay
+            own = getattr(parameter, "_learning_rate", None)
+            scale = min(1.0, own / config.lr) if own is not None and config.lr > 0 else 1.0
+            groups.setdefault((scale, decay), []).append(parameter)
+    return [
+        {"params": groups[key], "weight_decay": key[1], "lr_scale": key[0]}
+        for key in sorted(groups, reverse=True)
     ]
-    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW as the paper's improved recipe has it, with torch's fused step where there is one."""
     fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
     return torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay),
+        parameter_groups(model, config),
         lr=config.lr,
         betas=config.betas,
         eps=1e-8,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssmlab.core.config import to_dict
 from ssmlab.core.errors import CheckpointError, ConfigError, Interrupted
-from ssmlab.core.files import write_atomic, write_json
+from ssmlab.core.files import write_atomic, write_json, write_text
 from ssmlab.data.text import TextData
 from ssmlab.training import checkpoint as checkpoints
 from ssmlab.training.config import TrialConfig
@@ -34,6 +34,7 @@ from ssmlab.training.trainer import Trainer
 
 ENVIRONMENT_FILE = "environment.json"
 MODEL_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
 # A checkpoint by time waits until the last one took no more than this share of the time.
 _CHECKPOINT_SHARE = 0.05
 
@@ -301,6 +302,10 @@ class _Run:
                 self.folder / MODEL_FILE,
                 lambda temporary: checkpoints.write_tensors(temporary, weights, {"format": "pt"}),
             )
+            if self.data.tokenizer_path is not None:
+                # Beside the weights, so that the folder is a checkpoint that text goes into.
+                text = self.data.tokenizer_path.read_text(encoding="utf-8")
+                write_text(self.folder / TOKENIZER_FILE, text)
         write_result(self.folder, result)
         checkpoints.remove_checkpoints(self.folder)
         self._tell(

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from ssmlab.checkpoints.load import from_pretrained
 from ssmlab.core.errors import CheckpointError, DataError
 from ssmlab.data.text import TextData
 from ssmlab.models.language_model import LanguageModel
@@ -33,7 +34,7 @@ class Trainer:
         self.data = data
         self.device = device
         torch.manual_seed(config.seed)
-        self.model = LanguageModel(config.model).to(device)
+        self.model = _start(config).to(device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.model, config.training)
         self.bf16 = uses_bf16(config.training, device)
@@ -72,7 +73,7 @@ class Trainer:
         norm = self._clip(training.grad_clip)
         rate = learning_rate(training, step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_scale"]
         self.optimizer.step()
         return total, norm
 
@@ -170,3 +171,20 @@ class Trainer:
             # Pinned memory lets the copy overlap with the step before.
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
+
+
+def _start(config: TrialConfig) -> LanguageModel:
+    """The model before the first step.
+
+    Raises:
+        CheckpointError: the checkpoint to start from cannot be read, or is of another model.
+    """
+    if config.init_from is None:
+        return LanguageModel(config.model)
+    model = from_pretrained(config.init_from)
+    if model.config != config.model:
+        raise CheckpointError(
+            f"the model of {config.init_from} is not that of the config; take over the checkpoint's "
+            "own model keys (the command line does so with --init-from)"
+        )
+    return model.train()

@@ -11,10 +11,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 
 # No "nnan", "ninf": NaN and infinity must come through. No "reassoc": the reductions rely on order.
-FLAGS = {"contract", "nsz"}
+FLAGS: Any = {"contract", "nsz"}
 
 _f4 = np.float32
 _LN2 = [math.log(2) ** (k + 1) / math.factorial(k + 1) for k in range(14)]
@@ -32,12 +32,26 @@ def log1p_unit(x: Any) -> Any:
     raise NotImplementedError("compiled code only")
 
 
-def turn(v: Any) -> Any:
-    """(cos(pi v) - 1, sin(pi v))."""
+def turn(v: Any, tail: Any) -> Any:
+    """(cos(pi (v + tail)) - 1, sin(pi (v + tail))), where tail is tiny: what v was rounded by."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(expm1_base2, jit_options={"fastmath": FLAGS})
+@intrinsic
+def _product_error(typingctx, a, b, product):
+    """a * b - product, rounded once: the rounding error of the product."""
+
+    def codegen(context, builder, signature, args):
+        a, b, product = args
+        return builder.fma(a, b, builder.fneg(product))
+
+    return a(a, a, a), codegen
+
+
+product_error: Any = _product_error  # called with a, b and their product
+
+
+@overload(expm1_base2, jit_options={"fastmath": FLAGS, "forceinline": True})
 def _expm1_base2(x: Any) -> Any:
     if x.bitwidth == 32:
         low, high, one = _f4(-126.0), _f4(127.0), _f4(1.0)
@@ -90,7 +104,7 @@ def _expm1_base2(x: Any) -> Any:
     return double
 
 
-@overload(log1p_unit, jit_options={"fastmath": FLAGS})
+@overload(log1p_unit, jit_options={"fastmath": FLAGS, "forceinline": True})
 def _log1p_unit(x: Any) -> Any:
     # log(1 + x) = 2 artanh(s), s = x / (2 + x), an odd series in s; s^2 <= 1/9.
     if x.bitwidth == 32:
@@ -137,10 +151,10 @@ def _log1p_unit(x: Any) -> Any:
     return double
 
 
-@overload(turn, jit_options={"fastmath": FLAGS})
-def _turn(v: Any) -> Any:
-    # v = k + g, |g| <= 1/2: cos and sin of pi g by series, both times (-1)^k. The sign's bit is
-    # k's lowest. cos - 1 is formed without cancellation where k is even.
+@overload(turn, jit_options={"fastmath": FLAGS, "forceinline": True})
+def _turn(v: Any, tail: Any) -> Any:
+    # v + tail = k + g, |g| <= 1/2: cos and sin of pi g by series, both times (-1)^k. The sign's bit
+    # is k's lowest. cos - 1 is formed without cancellation where k is even.
     if v.bitwidth == 32:
         one, two, mask = _f4(1.0), _f4(2.0), np.int32(1)
         s0, s1, s2 = _f4(3.141592653523341), _f4(-5.167712762115826), _f4(2.55016324031927)
@@ -149,11 +163,11 @@ def _turn(v: Any) -> Any:
         c3, c4, c5 = _f4(0.23532776230919472), _f4(-0.025784979263920815), _f4(0.00185196036042)
         limit = _f4(4194304.0)  # beyond, a float32 phase has no digits left to speak of
 
-        def single(v: Any) -> Any:
+        def single(v: Any, tail: Any) -> Any:
             v = limit if v > limit else v
             v = -limit if v < -limit else v
             shifted = v + _MAGIC4
-            g = v - (shifted - _MAGIC4)
+            g = (v - (shifted - _MAGIC4)) + tail
             y = g * g
             s = s5 * y + s4
             s = s * y + s3
@@ -177,11 +191,11 @@ def _turn(v: Any) -> Any:
     e0, e1, e2, e3, e4, e5, e6, e7, e8, e9, e10, e11 = e
     limit8, mask8 = 2251799813685248.0, np.int64(1)
 
-    def double(v: Any) -> Any:
+    def double(v: Any, tail: Any) -> Any:
         v = limit8 if v > limit8 else v
         v = -limit8 if v < -limit8 else v
         shifted = v + _MAGIC8
-        g = v - (shifted - _MAGIC8)
+        g = (v - (shifted - _MAGIC8)) + tail
         y = g * g
         s = t12 * y + t11
         s = s * y + t10

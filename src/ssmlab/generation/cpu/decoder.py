@@ -1,0 +1,184 @@
+"""The CPU decoder: a model's weights by address, a batch's states, one compiled call a step.
+
+Shapes: B rows, M model width, D channels, N state, W taps, V vocabulary.
+"""
+
+import math
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssmlab.blocks.mamba import Mamba, MambaState
+from ssmlab.generation.cpu import kernel
+from ssmlab.models.language_model import LanguageModel, LayerStates
+from ssmlab.models.plain import not_plain_mamba
+
+_ALIGN = 16  # channels: the numbers of one cache line
+
+_pools: dict[tuple[int, int], tuple[ThreadPoolExecutor, threading.Lock]] = {}
+
+
+def unsupported(model: LanguageModel) -> str | None:
+    """Why this decoder cannot run ``model``; None if it can."""
+    if os.name != "posix":
+        return "it needs a POSIX system"
+    on_cpu = model.embedding.weight.device.type == "cpu"
+    if not on_cpu or any(p.dtype != torch.float32 for p in model.parameters()):
+        return "it needs float32 weights on the CPU"
+    if not all(p.is_contiguous() for p in model.parameters()):
+        return "it needs contiguous weights"
+    return not_plain_mamba(model)
+
+
+class CpuDecoder:
+    """Steps a batch in place: made from a state, asked for it back at the end.
+
+    Weights are read where they are: changes in place count from the next step on, but for A
+    and the convolution, which are copied. One step at a time in a process.
+
+    Arguments:
+        model: float32, on the CPU; :func:`unsupported` must have said None.
+        state: of B rows.
+    """
+
+    def __init__(self, model: LanguageModel, state: LayerStates) -> None:
+        config, block = model.config, model.config.mamba
+        self.model = model
+        self.sizes = kernel.Sizes(
+            config.d_model,
+            block.d_inner(config.d_model),
+            block.ssm.d_state,
+            block.dt_rank(config.d_model),
+            block.d_conv,
+            config.vocab_size,
+            config.norm_eps,
+        )
+        self._copies: list[Tensor] = []
+        self._table = np.array([self._addresses(layer) for layer in model.layers], np.int64)
+        self.threads = max(1, min(torch.get_num_threads(), self.sizes.channels // _ALIGN))
+        self._set_state(state)
+
+    def step(self, input_ids: Tensor) -> Tensor:
+        """input_ids (B,) int64 -> logits (B, V) of the token after each, in fresh memory."""
+        ids = input_ids.detach().numpy()
+        pool, lock = _pool(self.threads)
+        with lock:
+            helpers = [
+                pool.submit(kernel.decode, ids, self._buffers, self.sizes, thread)
+                for thread in range(1, self.threads)
+            ]
+            try:
+                kernel.decode(ids, self._buffers, self.sizes, 0)
+            finally:
+                for helper in helpers:
+                    helper.result()
+        return torch.from_numpy(self._buffers.logits.copy())
+
+    def state(self) -> LayerStates:
+        """The state after the last step, in fresh memory, as the model's own ``step`` has it."""
+        conv = torch.from_numpy(self._buffers.conv)
+        ssm = torch.from_numpy(self._buffers.ssm)
+        return [
+            MambaState(
+                conv[i].clone(), ssm[i].transpose(1, 2).clone(memory_format=torch.contiguous_format)
+            )
+            for i in range(len(self._table))
+        ]
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows of the batch alone."""
+        self._make_buffers(self._buffers.conv[:, rows], self._buffers.ssm[:, rows])
+
+    def row_state(self, row: int) -> LayerStates:
+        """The state of one row, as a batch of one."""
+        conv = torch.from_numpy(self._buffers.conv[:, row : row + 1].copy())
+        ssm = torch.from_numpy(self._buffers.ssm[:, row : row + 1].copy())
+        return [
+            MambaState(conv[i], ssm[i].transpose(1, 2).contiguous())
+            for i in range(len(self._table))
+        ]
+
+    def _set_state(self, state: LayerStates) -> None:
+        conv = torch.stack([layer.conv for layer in state]).detach().float().numpy()
+        ssm = torch.stack([layer.ssm for layer in state]).detach().float()
+        self._make_buffers(conv, ssm.transpose(2, 3).contiguous().numpy())
+
+    def _make_buffers(self, conv: Any, ssm: Any) -> None:
+        size, batch, threads = self.sizes, conv.shape[1], self.threads
+        signals = size.rank + 2 * size.states
+
+        def empty(*shape: int) -> Any:
+            return np.empty(shape, np.float32)
+
+        self._buffers = kernel.Buffers(
+            embedding=_array(self.model.embedding.weight),
+            head=_array(self.model.lm_head.weight),
+            norm_f=_array(self.model.norm_f.weight),
+            table=self._table,
+            conv=np.ascontiguousarray(conv),
+            ssm=np.ascontiguousarray(ssm),
+            residual=empty(threads, batch, size.model),
+            normed=empty(threads, batch, size.model),
+            xz=empty(batch, 2 * size.channels),
+            low_rank=empty(threads, batch, signals),
+            signals=empty(threads, batch, signals),
+            delta=empty(batch, size.channels),
+            out=empty(batch, size.model),
+            logits=empty(batch, size.vocabulary),
+            counter=np.zeros(1, np.int64),
+            slices=_cuts(size.channels, threads),
+            widths=_cuts(size.model, threads),
+            rows=_cuts(size.vocabulary, threads),
+        )
+
+    def _addresses(self, layer: Any) -> list[int]:
+        mixer: Mamba = layer.mixer
+        ssm = mixer.ssm
+        assert ssm.x_proj is not None
+        A_log = ssm.A_log.detach()
+        scaled = (-torch.exp(A_log.double()) / math.log(2)).float().t().contiguous()
+        taps = mixer.conv1d.weight.detach().squeeze(1).t().contiguous()
+        self._copies += [scaled, taps]
+        tensors: dict[int, Tensor | None] = {
+            kernel.NORM: layer.norm.weight,
+            kernel.IN: mixer.in_proj.weight,
+            kernel.IN_BIAS: mixer.in_proj.bias,
+            kernel.CONV: taps,
+            kernel.CONV_BIAS: mixer.conv1d.bias,
+            kernel.X: ssm.x_proj.weight,
+            kernel.DT: ssm.dt_proj.weight,
+            kernel.DT_BIAS: ssm.dt_proj.bias,
+            kernel.A: scaled,
+            kernel.SKIP: ssm.D,
+            kernel.OUT: mixer.out_proj.weight,
+            kernel.OUT_BIAS: mixer.out_proj.bias,
+        }
+        kept = [tensors[column] for column in range(kernel.COLUMNS)]
+        # A view keeps the memory alive even if the model is given other parameters meanwhile.
+        self._copies += [tensor.detach() for tensor in kept if tensor is not None]
+        return [0 if tensor is None else tensor.data_ptr() for tensor in kept]
+
+
+def _array(parameter: Tensor) -> Any:
+    return parameter.detach().numpy()
+
+
+def _cuts(count: int, threads: int) -> Any:
+    """Bounds that give each thread a share of whole cache lines."""
+    lines = -(-count // _ALIGN)
+    return np.minimum(np.arange(threads + 1) * lines // threads * _ALIGN, count).astype(np.int64)
+
+
+def _pool(threads: int) -> tuple[ThreadPoolExecutor, threading.Lock]:
+    # All threads of a step must run at once, so a pool serves one step at a time. A forked child
+    # has no threads of its parent's pool: it gets its own.
+    key = (os.getpid(), threads)
+    if key not in _pools:
+        pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="ssmlab-decode")
+        _pools[key] = (pool, threading.Lock())
+    return _pools[key]

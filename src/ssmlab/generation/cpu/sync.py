@@ -1,0 +1,75 @@
+"""What compiled code lacks: a barrier between threads, and arrays at an address."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ssmlab.ops.selective_scan.cpu.tile import jit
+
+# Waiting threads look this often before they let others run: about a barrier's usual wait.
+_SPINS = 4000
+
+_yield = types.ExternalFunction("sched_yield", types.int32())
+
+
+# The decorator's result is called without the typing context, which type checkers cannot know.
+_intrinsic: Any = intrinsic
+
+
+@_intrinsic
+def pointer(typing_context: Any, address: Any) -> Any:
+    """An address (int64) as a pointer to float32, for ``numba.carray``."""
+    signature = types.CPointer(types.float32)(types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return signature, generate
+
+
+def _first_element(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    kind = signature.args[0]
+    array = context.make_array(kind)(context, builder, arguments[0])
+    zero = context.get_constant(types.intp, 0)
+    return cgutils.get_item_pointer(context, builder, kind, array, [zero])
+
+
+@_intrinsic
+def _arrive(typing_context: Any, counter: Any) -> Any:
+    """Add 1 to counter[0] (int64) and return what it was, in one step for all threads."""
+    signature = types.int64(counter)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _first_element(context, builder, signature, arguments)
+        one = ir.Constant(ir.IntType(64), 1)
+        return builder.atomic_rmw("add", place, one, "acq_rel")
+
+    return signature, generate
+
+
+@_intrinsic
+def _arrived(typing_context: Any, counter: Any) -> Any:
+    """counter[0], seeing all that other threads wrote before they added to it."""
+    signature = types.int64(counter)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _first_element(context, builder, signature, arguments)
+        return builder.load_atomic(place, "acquire", 8)
+
+    return signature, generate
+
+
+@jit
+def barrier(counter: Any, threads: int) -> None:
+    """Wait until all ``threads`` have come here; ``counter`` only ever grows."""
+    if threads == 1:
+        return
+    target = (_arrive(counter) // threads + 1) * threads
+    looks = 0
+    while _arrived(counter) < target:
+        looks += 1
+        if looks > _SPINS:
+            _yield()

@@ -1,0 +1,12 @@
+"""Mixers of a few numbers: one thread is faster, and does not wait for others on a busy machine."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
