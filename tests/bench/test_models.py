@@ -66,7 +66,7 @@ def test_kept_bytes_count_each_storage_once_and_no_parameter() -> None:
     step.model = Square()  # type: ignore[assignment]
     x = torch.ones(10, requires_grad=True)
 
-    def forward() -> torch.Tensor:
+    def forward(ids: torch.Tensor | None = None) -> torch.Tensor:
         y = x * step.model.weight
         return (y * y).sum()  # y is saved twice
 
@@ -125,9 +125,27 @@ def test_commands(tmp_path, capsys) -> None:
     [
         (["train", "--model", "13b"], "unknown model '13b'"),
         (["train", "--device", "tpu"], "expected auto, cpu, cuda"),
+        (["train", "--cuda-graph"], "--cuda-graph needs a CUDA device"),
         (["memory", "--recompute", "all"], "--recompute all: expected one of auto, none"),
     ],
 )
 def test_bad_arguments(arguments: list[str], words: str, capsys) -> None:
     assert main(["bench", *arguments]) == 1
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_recorded_step_trains_as_an_ordinary_one() -> None:
+    device, losses = torch.device("cuda"), []
+    for recorded in (False, True):
+        step = steps.Step.build(preset("tiny", "scan"), device, 2, 64)
+        ids = step.tokens()
+        step.tokens = lambda ids=ids: ids  # type: ignore[method-assign]
+        if recorded:
+            step.record()
+        for _ in range(5):
+            step.run()
+        losses.append(step.forward(ids).item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert losses[0] < 5.4  # from log(256) = 5.55: both have learned

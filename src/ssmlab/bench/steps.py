@@ -4,6 +4,7 @@ Shapes: B sequences, L tokens each.
 """
 
 import contextlib
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -45,6 +46,8 @@ class Step:
     bf16: bool
     optimizer: torch.optim.Optimizer
     loss: Callable[[Tensor, Tensor], Tensor]
+    graph: torch.cuda.CUDAGraph | None = None
+    ids: Tensor | None = None  # what the graph reads
 
     @classmethod
     def build(
@@ -72,9 +75,9 @@ class Step:
         size = (self.batch_size, self.seq_len + 1)
         return torch.randint(self.model.config.vocab_size, size, device=self.device)
 
-    def forward(self) -> Tensor:
-        """The loss of random tokens."""
-        ids = self.tokens()
+    def forward(self, ids: Tensor | None = None) -> Tensor:
+        """The loss of ``ids``, or of random tokens."""
+        ids = self.tokens() if ids is None else ids
         context: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if self.bf16:
             context = torch.autocast(self.device.type, dtype=torch.bfloat16)
@@ -83,10 +86,38 @@ class Step:
 
     def run(self) -> None:
         """Forward, backward, clipping and the optimiser."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.forward().backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if self.graph is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._gradients()
+        else:
+            assert self.ids is not None
+            self.ids.copy_(self.tokens())
+            self.graph.replay()
         self.optimizer.step()
+
+    def record(self) -> None:
+        """Record all but the optimiser as a CUDA graph, which ``run`` replays from then on.
+
+        Where a batch is small, Python takes longer to launch kernels than the GPU to run them.
+        """
+        self.ids = self.tokens()
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARMUP):
+                self.optimizer.zero_grad(set_to_none=True)
+                self._gradients(self.ids)
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        # Gradients made while recording lie where every replay writes them anew.
+        self.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._gradients(self.ids)
+        self.graph = graph
+
+    def _gradients(self, ids: Tensor | None = None) -> None:
+        self.forward(ids).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
 
     def synchronize(self) -> None:
         """Wait for the device."""
@@ -146,6 +177,7 @@ def kept_bytes(step: Step) -> int:
 
 
 def release(device: torch.device) -> None:
-    """Give cached memory back, so that what is measured next starts afresh."""
+    """Free what was deleted (optimisers refer to themselves) and cached, for a fresh start."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

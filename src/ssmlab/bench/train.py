@@ -26,6 +26,7 @@ def run(
     precision: str = "auto",
     memory_limit_gb: float = 40.0,
     compiled: bool = False,
+    cuda_graph: bool = False,
 ) -> list[dict[str, Any]]:
     """A row for each model and way to recompute.
 
@@ -39,11 +40,15 @@ def run(
         precision: "auto", "fp32" or "bf16".
         memory_limit_gb: see ``batch_size``; gigabytes of 10^9 bytes, as torch counts its tensors.
         compiled: torch.compile the loss.
+        cuda_graph: replay forward and backward as a CUDA graph.
 
     Raises:
-        ConfigError: an unknown model or device, or a model that does not fit the limit.
+        ConfigError: an unknown model or device, a model that does not fit the limit, or a CUDA
+            graph on a CPU.
     """
     place = bench_device(device)
+    if cuda_graph and place.type != "cuda":
+        raise ConfigError(f"--cuda-graph needs a CUDA device, given is --device {device}")
     peak_rate = matmul_rate(place)
     rows = []
     for name in models:
@@ -57,9 +62,11 @@ def run(
             if batch_size == 0 and place.type == "cuda":
                 batch = largest_batch(build, place, memory_limit_gb, name)
             step = build(batch)
+            peak, kept = peak_bytes(step), kept_bytes(step)
+            if cuda_graph:
+                step.record()
             seconds, spread = time_steps(step, repeats)
             flops = matmul_flops_per_token(config) * batch * seq_len
-            peak = peak_bytes(step)
             rows.append(
                 {
                     "model": name,
@@ -69,13 +76,14 @@ def run(
                     "seq_len": seq_len,
                     "precision": "bf16" if step.bf16 else "fp32",
                     "compiled": compiled,
+                    "cuda_graph": cuda_graph,
                     "tokens_per_s": batch * seq_len / seconds,
                     "step_ms": seconds * 1e3,
                     "spread": spread,
                     "mfu": flops / seconds / peak_rate,
                     "peak_tflops": peak_rate / 1e12,
                     "peak_gb": None if peak is None else peak / _GB,
-                    "kept_gb": kept_bytes(step) / _GB,
+                    "kept_gb": kept / _GB,
                     "device": device_name(place),
                     "shares": time_shares(step.run, place),
                 }

@@ -37,6 +37,9 @@ def train(
     precision: _Precision = "auto",
     memory_limit: Annotated[float, typer.Option(help="GB that the batch may fill.", min=0)] = 40.0,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the loss.")] = False,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="Replay forward and backward as a CUDA graph.")
+    ] = False,
     json: _Json = False,
     out: _Out = None,
     plot: _Plot = None,
@@ -55,6 +58,7 @@ def train(
         precision=precision,
         memory_limit_gb=memory_limit,
         compiled=compiled,
+        cuda_graph=cuda_graph,
     )
     if out is not None:
         write_json(out, rows)
@@ -63,7 +67,7 @@ def train(
     if json:
         print_json(rows)
         return
-    left_out = ("shares", "device", "seq_len", "parameters", "compiled")
+    left_out = ("shares", "device", "seq_len", "parameters", "compiled", "cuda_graph")
     columns = [name for name in rows[0] if name not in left_out]
     print_table(
         f"training step, {rows[0]['device']}, length {seq_len}",

@@ -15,7 +15,8 @@ _CHUNK_BYTES = {"cuda": 1 << 29, "cpu": 1 << 25}
 
 
 def _rows_at_a_time(device: torch.device, vocabulary: int) -> int:
-    return max(1, _CHUNK_BYTES.get(device.type, 1 << 25) // (4 * vocabulary))
+    rows = max(1, _CHUNK_BYTES.get(device.type, 1 << 25) // (4 * vocabulary))
+    return rows if rows < 256 else rows // 256 * 256  # whole tiles of matrix products
 
 
 @torch.library.custom_op("ssmlab::linear_cross_entropy", mutates_args=())
@@ -28,34 +29,35 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, and its gradients by hidden and weight (empty tensors unless ``save``)."""
-    args = (hidden.to(dtype), weight.to(dtype), targets, ignore_index, save)
     run = _by_kernel if cuda.works(hidden.device, dtype) else _by_torch
-    loss, dhidden, dweight = run(*args)
+    loss, dhidden, dweight = run(hidden.to(dtype), weight, targets, ignore_index, save)
     return loss, dhidden.to(hidden.dtype), dweight.to(weight.dtype)
 
 
 def _by_kernel(
-    h: Tensor, w: Tensor, targets: Tensor, ignore_index: int, save: bool
+    h: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss and gradients with one kernel between the matrix products."""
-    vocabulary = w.shape[0]
+    vocabulary = weight.shape[0]
+    # Matrix products of an odd vocabulary are slow: rows of zeros are added, which weigh nothing.
+    w = cuda.room(vocabulary, weight.shape[1], h.dtype, h.device)
+    w[:vocabulary].copy_(weight)
     dhidden, dweight = _gradients(h, w, save, torch.float32)
     count = (targets != ignore_index).sum()
     share = 1 / count.to(torch.float32)
     targets = targets.contiguous()
-    rows = min(_rows_at_a_time(h.device, vocabulary), max(1, h.shape[0]))
-    buffer = cuda.room(rows, vocabulary, h.dtype, h.device)
+    rows = min(_rows_at_a_time(h.device, w.shape[0]), max(1, h.shape[0]))
+    buffer = h.new_empty((rows, w.shape[0]))
     losses = []
     for start in range(0, h.shape[0], rows):
         part = slice(start, start + rows)
         logits = buffer[: h[part].shape[0]]
-        slope = logits[:, :vocabulary]
-        torch.mm(h[part], w.t(), out=slope)
+        torch.mm(h[part], w.t(), out=logits)
         losses.append(cuda.loss_rows(logits, vocabulary, targets[part], share, ignore_index, save))
         if save:
-            torch.mm(slope, w, out=dhidden[part])
-            dweight += slope.t() @ h[part]
-    return torch.cat(losses).sum() / count, dhidden, dweight
+            torch.mm(logits, w, out=dhidden[part])
+            dweight += logits.t() @ h[part]
+    return torch.cat(losses).sum() / count, dhidden, dweight[:vocabulary]
 
 
 def _gradients(h: Tensor, w: Tensor, save: bool, wide: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -65,10 +67,10 @@ def _gradients(h: Tensor, w: Tensor, save: bool, wide: torch.dtype) -> tuple[Ten
 
 
 def _by_torch(
-    h: Tensor, w: Tensor, targets: Tensor, ignore_index: int, save: bool
+    h: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same in plain torch, for any device and float type."""
-    wide = torch.promote_types(h.dtype, torch.float32)
+    w, wide = weight.to(h.dtype), torch.promote_types(h.dtype, torch.float32)
     counts = targets != ignore_index
     places = torch.where(counts, targets, 0).clamp(0, w.shape[0] - 1)
     share = counts.to(wide) / counts.sum()

@@ -14,8 +14,9 @@ from ssmlab.ops._cuda.launch import Argument
 from ssmlab.ops.causal_conv1d.cuda import variants
 
 WARPS = 8  # of a block; the kernels count on it
-_ROWS = {"forward": 16, "backward": 32}  # time steps a warp walks, at the least
-_ROWS_ANY = 32
+# Time steps a warp walks: long tiles read fewer rows twice, as long as warps are enough.
+_LONG, _SHORT = 64, 32
+_ENOUGH = 4096
 _MOST_PARTIAL = 1024  # rows of partial sums after which tiles grow instead
 
 
@@ -57,9 +58,10 @@ def backward(
     if dx is None:
         dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     width, channels = weight.shape[1], x.shape[2]
-    empty = x.new_empty(0)
     # A packed sequence without rows leaves its state's gradient unwritten.
-    dstate = empty if initial_state is None else torch.zeros_like(initial_state, dtype=x.dtype)
+    dstate = x.new_empty(0)
+    if initial_state is not None:
+        dstate = torch.zeros_like(initial_state, dtype=x.dtype)
     dweight = torch.zeros((channels, width), dtype=torch.float32, device=x.device)
     dbias = torch.zeros(channels, dtype=torch.float32, device=x.device)
     if x.numel():
@@ -84,7 +86,7 @@ def backward(
     return (
         dx,
         dweight.to(weight.dtype),
-        empty if bias is None else dbias.to(bias.dtype),
+        x.new_empty(0) if bias is None else dbias.to(bias.dtype),
         dstate if initial_state is None else dstate.to(initial_state.dtype),
     )
 
@@ -120,7 +122,7 @@ class _Call:
         self.wide = index is not None and index.dtype == torch.int64
         self.silu = silu
 
-        vector = variants.CHANNELS[pass_]
+        vector = variants.channels_of(pass_, x.dtype)
         self.is_fast = (
             width in variants.FAST_WIDTHS
             and channels % vector == 0
@@ -130,13 +132,16 @@ class _Call:
             self.kernel = variants.fast(pass_, x.dtype, width, index is not None, vector)
         else:
             self.kernel = variants.general(pass_, x.dtype)
-        self.rows = _ROWS[pass_] if self.is_fast else _ROWS_ANY
+        across = _ceil(channels, 32 * (vector if self.is_fast else 1))
+        self.rows = _SHORT
+        if self.is_fast and across * batch * _ceil(length, _LONG) >= _ENOUGH:
+            self.rows = _LONG
         if pass_ == "backward":
             # A row of partial sums a block, or a warp: enough of them and the rest is longer tiles.
             share = WARPS if self.is_fast else 1
             self.rows = max(self.rows, _ceil(batch * length, _MOST_PARTIAL * share))
         self.tiles = _ceil(length, self.rows * WARPS)
-        self.blocks = _ceil(channels, 32 * (vector if self.is_fast else 1)) * self.tiles * batch
+        self.blocks = across * self.tiles * batch
 
     def partial(self) -> Tensor:
         """Room for the sums of each block (fast kernels) or warp (the others)."""

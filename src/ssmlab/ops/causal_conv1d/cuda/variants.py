@@ -3,6 +3,7 @@
 Shape letters: W width (taps), V channels a thread.
 """
 
+import functools
 from pathlib import Path
 
 import torch
@@ -12,8 +13,6 @@ from ssmlab.ops._cuda import COMMON, ROWS, KernelSource
 _FOLDER = Path(__file__).parent / "kernels"
 NAMES = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "fp16"}
 FAST_WIDTHS = (2, 3, 4)
-# V: the backward pass keeps more in registers for each channel, so a thread takes fewer of them.
-CHANNELS = {"forward": 4, "backward": 2}
 
 
 def _source(file: str, name: str) -> KernelSource:
@@ -23,22 +22,31 @@ def _source(file: str, name: str) -> KernelSource:
     return KernelSource((*before, _FOLDER / file), name)
 
 
+def channels_of(pass_: str, dtype: torch.dtype) -> int:
+    """V of the fast kernel of a pass, "forward" or "backward": the fastest that was measured."""
+    return 4 if pass_ == "forward" and dtype.itemsize == 4 else 2
+
+
+@functools.cache
 def fast(pass_: str, dtype: torch.dtype, width: int, packed: bool, channels: int) -> KernelSource:
     """The kernel of ``pass_`` for a width up to 4 and ``channels`` (V) a thread."""
     template = f"{NAMES[dtype]}, {width}, {channels}, {str(packed).lower()}"
     return _source(f"{pass_}.cu", f"conv_{pass_}<{template}>")
 
 
+@functools.cache
 def general(kernel: str, dtype: torch.dtype) -> KernelSource:
     """``kernel`` "forward", "slope" or "backward" for any width and alignment."""
     return _source("any.cu", f"conv_{kernel}_any<{NAMES[dtype]}>")
 
 
+@functools.cache
 def finish() -> KernelSource:
     """The sum of partial sums."""
     return KernelSource((COMMON, _FOLDER / "finish.cu"), "conv_finish")
 
 
+@functools.cache
 def update(dtype: torch.dtype) -> KernelSource:
     """One step of decoding."""
     return KernelSource((COMMON, _FOLDER / "update.cu"), f"conv_update<{NAMES[dtype]}>")
@@ -49,7 +57,7 @@ def variants() -> list[KernelSource]:
     found = [finish()]
     for dtype in NAMES:
         for pass_ in ("forward", "backward"):
-            channels = CHANNELS[pass_]
+            channels = channels_of(pass_, dtype)
             for width in FAST_WIDTHS:
                 found += [fast(pass_, dtype, width, packed, channels) for packed in (False, True)]
         found += [general(kernel, dtype) for kernel in ("forward", "slope", "backward")]

@@ -19,10 +19,14 @@ def works(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and dtype in NAMES and unavailable_reason(device.index) is None
 
 
-def room(rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A buffer (rows, V or a little more) whose rows start where the kernel can load 16 bytes."""
-    step = 16 // dtype.itemsize
-    return torch.zeros(rows, -(-vocabulary // step) * step, dtype=dtype, device=device)
+def room(vocabulary: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Room for the head's matrix (V or up to 63 more, M), what is beyond V filled with zeros.
+
+    The rows of logits that it makes start where the kernel can load 16 bytes.
+    """
+    w = torch.empty(-(-vocabulary // 64) * 64, width, dtype=dtype, device=device)
+    w[vocabulary:].zero_()
+    return w
 
 
 def loss_rows(
@@ -31,7 +35,8 @@ def loss_rows(
     """Nats of each token (T,), 0 where no target counts; ``logits`` become their gradient.
 
     Args:
-        logits: (T, V or a little more) of ``room``; overwritten if ``save``.
+        logits: (T, V or a little more), contiguous, rows a multiple of 16 bytes; overwritten if
+            ``save``, with zeros beyond V.
         vocabulary: V.
         targets: (T,) int64.
         share: 0-d float32, the factor of each token's gradient.

@@ -1,5 +1,6 @@
 """The kernel of the loss for each dtype of logits."""
 
+import functools
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ _FILES = (COMMON, ROWS, Path(__file__).parent / "kernels" / "loss.cu")
 NAMES = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
+@functools.cache
 def loss_source(dtype: torch.dtype) -> KernelSource:
     """The kernel for logits of ``dtype``."""
     return KernelSource(_FILES, f"loss_rows<{NAMES[dtype]}>")

@@ -3,6 +3,7 @@
 Shapes: B batch, D channels, N state, G groups of channels, P slots of a pool of states.
 """
 
+import functools
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ _NAMES = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _VECTOR = 4  # states a thread takes at once, where their number allows it
 
 
+@functools.cache
 def step_source(dtype: torch.dtype, state: torch.dtype, vector: int) -> KernelSource:
     """The kernel for activations of ``dtype`` and a state of dtype ``state``."""
     return KernelSource(_FILES, f"scan_step<{_NAMES[dtype]}, {_NAMES[state]}, {vector}>")
@@ -73,9 +75,15 @@ def step(
     z = None if z is None else _side_by_side(z)
     A = A.to(torch.float32).contiguous()
     vector = _VECTOR if n % _VECTOR == 0 and _is_aligned(source, target, A) else 1
+    # Eight states a thread, or two where they are not loaded four at once.
     lanes = 1
-    while lanes < 32 and lanes * vector < n:
+    while lanes < 32 and lanes * vector * 2 < n:
         lanes *= 2
+    packed = (
+        vector > 1
+        and _is_aligned(B, C)
+        and all(stride % _VECTOR == 0 for t in (B, C) for stride in t.stride()[:2])
+    )
     in_place = target.data_ptr() == source.data_ptr()
     load_kernel(step_source(u.dtype, source.dtype, vector), u.device)(
         (
@@ -85,7 +93,7 @@ def step(
             *_strides(C, channels),
             *(batch, channels, n, lanes),
             *(int(slots is not None and slots.dtype == torch.int64), int(in_place)),
-            int(delta_softplus),
+            *(int(delta_softplus), int(packed)),
         ),
         (-(-channels // (128 // lanes)) * batch, 1, 1),
         128,

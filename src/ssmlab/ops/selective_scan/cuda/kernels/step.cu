@@ -19,6 +19,7 @@ struct StepArgs {
   i64 u_row, delta_row, delta_column, z_row;         // strides in elements
   i64 B_batch, B_group, B_span, C_batch, C_group, C_span;  // span: channels a group
   i64 batch, channels, states, lanes, wide_index, target_slots, softplus;
+  i64 packed;  // V neighbours of B and C can be loaded at once
 };
 
 template <typename S, int V>
@@ -64,18 +65,39 @@ __global__ void __launch_bounds__(128) scan_step(const StepArgs a) {
   const T* B = static_cast<const T*>(a.B) + b * a.B_batch + d / a.B_span * a.B_group;
   const T* C = static_cast<const T*>(a.C) + b * a.C_batch + d / a.C_span * a.C_group;
 
+  // All loads of a thread's K x V states before the first store, which may be to the same memory.
+  constexpr int K = 2;
+  const bool writes = on && !(padding && a.target_slots);
+  const u32 states = u32(a.states), stride = lanes * V;
   float sum = 0.f;
-  for (i64 n = i64(lane) * V; n < a.states; n += i64(lanes) * V) {
-    float h[V], decay[V];
-    States<S, V>::load(source + n, h);
-    States<float, V>::load(a.A + d * a.states + n, decay);
+  for (u32 first = lane * V; first < states; first += stride * K) {
+    float h[K][V], decay[K][V], b_n[K][V], c_n[K][V];
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-      h[v] = fmaf(exp_fast(dt * decay[v]), h[v], drive * to_float(B[n + v]));
-      sum = fmaf(h[v], to_float(C[n + v]), sum);
-      if (padding) h[v] = 0.f;
+    for (int k = 0; k < K; ++k) {
+      const u32 n = first + k * stride;
+      if (n >= states) continue;
+      States<S, V>::load(source + n, h[k]);
+      States<float, V>::load(a.A + d * a.states + n, decay[k]);
+      if (a.packed) {
+        States<T, V>::load(B + n, b_n[k]);
+        States<T, V>::load(C + n, c_n[k]);
+      } else {
+#pragma unroll
+        for (int v = 0; v < V; ++v) b_n[k][v] = to_float(B[n + v]), c_n[k][v] = to_float(C[n + v]);
+      }
     }
-    if (on && !(padding && a.target_slots)) States<S, V>::store(target + n, h);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const u32 n = first + k * stride;
+      if (n >= states) continue;
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        h[k][v] = fmaf(exp_fast(dt * decay[k][v]), h[k][v], drive * b_n[k][v]);
+        sum = fmaf(h[k][v], c_n[k][v], sum);
+        if (padding) h[k][v] = 0.f;
+      }
+      if (writes) States<S, V>::store(target + n, h[k]);
+    }
   }
   for (u32 offset = lanes / 2; offset; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
   if (!on || lane) return;
