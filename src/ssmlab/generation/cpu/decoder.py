@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssmlab.blocks.mamba import Mamba, MambaState
 from ssmlab.generation.cpu import kernel
+from ssmlab.mixers.s6 import S6
 from ssmlab.models.language_model import LanguageModel, LayerStates
 from ssmlab.models.plain import not_plain_mamba
 
@@ -74,7 +75,7 @@ class CpuDecoder:
                 for thread in range(1, self.threads):
                     # One by one, so that an interruption finds all that were started.
                     helper = pool.submit(kernel.decode, ids, self._buffers, self.sizes, thread)
-                    helpers.append(helper)  # noqa: PERF401
+                    helpers.append(helper)
                 kernel.decode(ids, self._buffers, self.sizes, 0)
                 complete = True
             finally:
@@ -145,6 +146,7 @@ class CpuDecoder:
     def _addresses(self, layer: Any) -> list[int]:
         mixer: Mamba = layer.mixer
         ssm = mixer.ssm
+        assert isinstance(ssm, S6)
         assert ssm.x_proj is not None
         A_log = ssm.A_log.detach()
         scaled = (-torch.exp(A_log.double()) / math.log(2)).float().t().contiguous()

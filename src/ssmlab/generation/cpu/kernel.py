@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import carray  # pyright: ignore[reportPrivateImportUsage]
 
+from ssmlab.generation.cpu.compiling import jit
 from ssmlab.generation.cpu.matvec import product
 from ssmlab.generation.cpu.sync import barrier, pointer
 from ssmlab.ops.selective_scan.cpu.maths import expm1_base2, log1p_unit
-from ssmlab.ops.selective_scan.cpu.tile import Array, jit
+from ssmlab.ops.selective_scan.cpu.tile import Array
 
 # Columns of the table of addresses; 0 where a block has no such tensor.
 NORM, IN, IN_BIAS, CONV, CONV_BIAS, X, DT, DT_BIAS, A, SKIP, OUT, OUT_BIAS = range(12)

@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ssmlab.ops.selective_scan.cpu.tile import jit
+from ssmlab.generation.cpu.compiling import jit
 
 # Waiting threads look this often before they let others run: about a barrier's usual wait.
 _SPINS = 4000
