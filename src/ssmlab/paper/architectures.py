@@ -22,7 +22,7 @@ TOLERANCE = 0.02
 
 DEEPER_QUICK: dict[str, Any] = {"model.n_layers": 4}
 _NOTES = {
-    "quick": "4 blocks of width 64 on bytes, 1.6M tokens; about a minute a trial on a CPU core"
+    "quick": "4 blocks of width 64 on bytes, 1.6M tokens; about a minute and a half a trial on a CPU core"
 }
 
 
