@@ -74,7 +74,7 @@ class CpuDecoder:
                 for thread in range(1, self.threads):
                     # One by one, so that an interruption finds all that were started.
                     helper = pool.submit(kernel.decode, ids, self._buffers, self.sizes, thread)
-                    helpers.append(helper)  # noqa: PERF401
+                    helpers.append(helper)
                 kernel.decode(ids, self._buffers, self.sizes, 0)
                 complete = True
             finally:
