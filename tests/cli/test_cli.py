@@ -29,9 +29,12 @@ def own_cache(tmp_path, monkeypatch):
 
 def run_tiny(text, out, *more):
     return main(
-        ["study", "run", "table7", "--seeds", "1", "--data", str(text), "--out", str(out)]
-        + TINY
-        + list(more)
+        [
+            *("study", "run", "table7", "--seeds", "1"),
+            *("--data", str(text), "--out", str(out)),
+            *TINY,
+            *more,
+        ]
     )
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ssmlab.data.config import TextDataConfig
-from ssmlab.data.text import TextData, prepare_text
 
 from ssmlab.core.config import override
+from ssmlab.data.config import TextDataConfig
+from ssmlab.data.text import TextData, prepare_text
 from ssmlab.training import TrialConfig
 
 MakeConfig = Callable[..., TrialConfig]

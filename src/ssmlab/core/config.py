@@ -1,4 +1,4 @@
-"""Configs are frozen dataclasses. Here they are read from plain data, overridden by key, written and hashed.
+"""Configs, frozen dataclasses: read from plain data, overridden by key, written and hashed.
 
 A field may hold a bool, int, float, str, an Optional or Literal of those, a tuple of them, or another
 config. An unknown key is an error that names the nearest known one; a value of the wrong type is an
@@ -60,7 +60,8 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
     data = to_dict(config)
     for path, value in changes.items():
         parts = path.split(".")
-        node, node_type = data, type(config)
+        node: Any = data
+        node_type: Any = type(config)
         for depth, part in enumerate(parts):
             names = [field.name for field in dataclasses.fields(node_type)]
             if part not in names:
@@ -74,7 +75,7 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
             inner = [t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)]
             if not inner:
                 raise ConfigError(f"'{path}': '{part}' is a single value and has no keys below it")
-            node_type = typing.cast(type, inner[0])
+            node_type = inner[0]
             if node[part] is None:
                 node[part] = {}
             node = node[part]
@@ -138,7 +139,8 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         if len(value) != len(inner):
             raise _wrong(path, hint, value)
         return tuple(
-            _convert(v, t, f"{path}[{i}]") for i, (v, t) in enumerate(zip(value, inner, strict=True))
+            _convert(v, t, f"{path}[{i}]")
+            for i, (v, t) in enumerate(zip(value, inner, strict=True))
         )
     if dataclasses.is_dataclass(hint):
         cls = typing.cast(type, hint)

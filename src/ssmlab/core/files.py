@@ -1,4 +1,4 @@
-"""Writing files so that a reader, now or after a crash, sees the old content or the new, never half."""
+"""Writing files so that a reader, even after a crash, sees the old content or the new."""
 
 import contextlib
 import errno
@@ -48,7 +48,11 @@ def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path | str, text: str) -> None:
     """Write ``text`` (UTF-8) atomically."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomic(path, write)
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -126,5 +126,6 @@ def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
         tensor = tensors[name]
         value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
         if tensor.numel():
-            value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
+            content: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+            value = zlib.crc32(content, value)
     return f"{value:08x}"

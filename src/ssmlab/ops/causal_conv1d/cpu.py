@@ -6,18 +6,17 @@ are all the same to the kernels: segments of rows, between which nothing passes.
 Shape letters: B batch, L length, D channels, W width (taps).
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from ssmlab.ops._checks import sequence_bounds
 from ssmlab.ops.causal_conv1d import kernels
-from ssmlab.ops.causal_conv1d.checks import check_offsets
 from ssmlab.ops.causal_conv1d.reference import accumulation_dtype
+from ssmlab.ops.selective_scan.cpu.threads import run_tasks
 
 # How the kernels see an element: bfloat16 as uint16, float16 as int16 (Numba has neither).
 _ELEMENT = {
@@ -27,17 +26,9 @@ _ELEMENT = {
     torch.float16: np.int16(1),
 }
 
-_forked = False
-
-
-def _after_fork() -> None:
-    # Numba's pool of threads does not survive a fork: the child computes in one thread.
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+# A thread's share: below this many elements handing over costs more than it saves.
+_GRAIN = 1 << 15
+_SHARES_PER_THREAD = 4
 
 
 def forward(
@@ -51,11 +42,11 @@ def forward(
 ) -> Tensor:
     """y (B, L, D) of x's dtype; shapes and dtypes are checked already."""
     dtype = accumulation_dtype(x, weight, bias)
-    x = _rows(x)
-    taps, offset, state = _parameters(weight, bias, initial_state, dtype)
+    given, x = x.dtype, _rows(x, dtype)
+    taps, offset, state = _parameters(weight, bias, initial_state, x, dtype)
     y = torch.empty(x.shape, dtype=x.dtype)
     _launch(
-        (kernels.forward, kernels.forward_serial),
+        kernels.forward,
         x,
         weight.shape[1],
         silu,
@@ -63,7 +54,7 @@ def forward(
         (_address(taps), _address(offset), _address(state), _address(y)),
         (_ELEMENT[x.dtype], _ELEMENT[dtype]),
     )
-    return y
+    return y.to(given)
 
 
 def backward(
@@ -78,8 +69,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and initial state; empty (0,) for an input that was None."""
     dtype = accumulation_dtype(x, weight, bias)
-    x, grad_y = _rows(x), _rows(grad_y)
-    taps, offset, state = _parameters(weight, bias, initial_state, dtype)
+    given, x, grad_y = x.dtype, _rows(x, dtype), _rows(grad_y, dtype)
+    taps, offset, state = _parameters(weight, bias, initial_state, x, dtype)
     width = weight.shape[1]
     dx = torch.empty(x.shape, dtype=x.dtype)
     dstate = torch.empty(0, dtype=x.dtype) if state is None else torch.zeros_like(state)
@@ -87,7 +78,7 @@ def backward(
     blocks = -(-x.shape[0] * x.shape[1] // kernels.ROWS)
     partial = torch.empty((blocks, width + 1, x.shape[2]), dtype=dtype)
     _launch(
-        (kernels.backward, kernels.backward_serial),
+        kernels.backward,
         x,
         width,
         silu,
@@ -106,25 +97,28 @@ def backward(
         (_ELEMENT[x.dtype], _ELEMENT[dtype]),
     )
     total = partial.sum(dim=0)
-    dweight = total[:width].t().to(weight.dtype, memory_format=torch.contiguous_format)
-    dbias = (
-        torch.empty(0, dtype=x.dtype) if bias is None else total[width].to(bias.dtype, copy=True)
-    )
-    return dx, dweight, dbias, dstate
+    dweight = total[:width].t().contiguous().to(weight.dtype)
+    dbias = torch.empty(0, dtype=given) if bias is None else total[width].to(bias.dtype, copy=True)
+    return dx.to(given), dweight, dbias, dstate.to(given)
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """``tensor`` (B, L, D) with its channels side by side in memory, copied only if they are not."""
+def _rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor`` (B, L, D) with its channels side by side in memory, copied only if they are not.
+
+    Narrower than a float64 sum it is widened first, so that no kernels are needed for mixtures.
+    """
+    if dtype == torch.float64:
+        tensor = tensor.to(dtype)
     return tensor if tensor.stride(2) == 1 or tensor.shape[2] == 1 else tensor.contiguous()
 
 
 def _parameters(
-    weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, dtype: torch.dtype
+    weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, x: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Weight (W, D) and bias in the dtype of the sums, and the state; all contiguous."""
-    taps = weight.t().to(dtype, memory_format=torch.contiguous_format).contiguous()
+    """Weight (W, D) and bias in the dtype of the sums, the state in that of x; all contiguous."""
+    taps = weight.t().to(dtype).contiguous()
     offset = None if bias is None else bias.to(dtype).contiguous()
-    return taps, offset, None if initial_state is None else initial_state.contiguous()
+    return taps, offset, None if initial_state is None else initial_state.to(x.dtype).contiguous()
 
 
 def _segments(
@@ -133,8 +127,7 @@ def _segments(
     """Where segments begin among the B*L rows (int64, with the end), and which are padding."""
     batch, length, _ = x.shape
     if cu_seqlens is not None:
-        check_offsets(cu_seqlens, length)
-        bounds = cu_seqlens.numpy().astype(np.int64)
+        bounds = np.array(sequence_bounds("causal_conv1d", cu_seqlens, length), dtype=np.int64)
     elif seq_idx is not None:
         index = np.ascontiguousarray(seq_idx.numpy())
         begins = np.ones(index.shape, dtype=bool)
@@ -151,7 +144,7 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def _launch(
-    variants: tuple[Callable[..., None], Callable[..., None]],
+    kernel: Callable[..., None],
     x: Tensor,
     width: int,
     silu: bool,
@@ -160,15 +153,25 @@ def _launch(
     addresses: tuple[int, ...],
     elements: tuple[Any, Any],
 ) -> None:
-    """Run a kernel over all blocks of rows and channels, on as many threads as torch uses."""
+    """Run a kernel over all blocks of rows and channels, on as many threads as torch uses.
+
+    Where the blocks are parted between threads changes nothing in what they compute.
+    """
     batch, length, channels = x.shape
     if batch == 0 or channels == 0:
         return
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    parallel, serial = variants
-    kernel = serial if _forked or threads == 1 else parallel
-    if kernel is parallel:
-        numba.set_num_threads(threads)
+    tasks = kernels.tasks(batch * length, channels)
+    threads = min(torch.get_num_threads(), -(-x.numel() // _GRAIN))
+    shares = min(tasks, _SHARES_PER_THREAD * threads if threads > 1 else 1)
     shape = (batch * length, length, channels, width, int(silu))
     source = (x.data_ptr(), x.stride(0), x.stride(1))
-    kernels.call(kernel, shape, bounds, skip, source, addresses, *elements)
+
+    def run(share: int) -> None:
+        first, end = share * tasks // shares, (share + 1) * tasks // shares
+        kernel(first, end, shape, bounds, skip, source, addresses, *elements)
+
+    try:
+        run_tasks(run, shares)
+    except OSError:  # the compiled code cannot be stored (disk full): go on without storing
+        kernels.stop_caching()
+        run_tasks(run, shares)

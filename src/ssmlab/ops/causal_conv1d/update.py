@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssmlab.ops.causal_conv1d.checks import check_activation, check_filter, check_same_device
+from ssmlab.ops._checks import check_dims, check_tensor
+from ssmlab.ops.causal_conv1d.checks import check_activation, check_filter, check_state
 from ssmlab.ops.causal_conv1d.reference import accumulation_dtype
+
+_NAME = "causal_conv1d_update"
 
 
 def causal_conv1d_update(
@@ -31,18 +34,12 @@ def causal_conv1d_update(
     Raises:
         ValueError: shapes, dtypes or devices that do not fit.
     """
-    if x.ndim != 2:
-        raise ValueError(f"x must have 2 dimensions (B, D), got shape {tuple(x.shape)}")
-    silu = check_activation(activation)
-    check_filter(x, weight, bias)
+    check_tensor(_NAME, "x", x)
+    check_dims(_NAME, "x", x, (2,), "(B, D), one time step")
+    silu = check_activation(_NAME, activation)
     batch, channels = x.shape
-    width = weight.shape[1]
-    if tuple(state.shape) != (batch, width - 1, channels):
-        raise ValueError(
-            f"state must have shape (B, W-1, D) = ({batch}, {width - 1}, {channels}), "
-            f"got {tuple(state.shape)}"
-        )
-    check_same_device(x, state=state)
+    width = check_filter(_NAME, x, channels, weight, bias)
+    check_state(_NAME, "state", x, state, (batch, width - 1, channels), "(B, W-1, D)")
     dtype = accumulation_dtype(x, weight, bias)
     window = torch.cat((state.to(x.dtype), x[:, None]), dim=1)
     y = (window.to(dtype) * weight.to(dtype).t()).sum(dim=1)

@@ -125,8 +125,6 @@ def selective_scan(
     """
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens)
     chosen = choose_backend(backend, u.device)
-    if A.is_complex() and chosen == "cpu":
-        chosen = "reference"
     if chosen == "reference":
         y, last = scan_reference(
             u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens, delta_softplus
@@ -183,6 +181,8 @@ def _check(
     sequences, spelt = batch, "(B, D, N)"
     if cu_seqlens is not None:
         check_cu_seqlens(_NAME, cu_seqlens, batch)
+        if cu_seqlens.device.type != "cpu":  # offsets are small and may stay on the host
+            check_device(_NAME, u.device, cu_seqlens=cu_seqlens)
         sequences, spelt = cu_seqlens.shape[0] - 1, "(S, D, N), S packed sequences"
     if initial_state is not None:
         check_tensor(_NAME, "initial_state", initial_state)

@@ -43,12 +43,16 @@ def scan(
 
 
 def chunk_length(n: int) -> int:
-    """Time steps between kept states: with many states per channel, fewer are kept."""
-    return max(CHUNK, 2 * n)
+    """Time steps between kept states, a multiple of CHUNK: more if a channel has many states.
+
+    What is kept then takes about half as much memory as u, up to N = 64; with more states the rows
+    of a chunk would no longer fit the processor's cache.
+    """
+    return CHUNK * min(max(1, -(-2 * n // CHUNK)), 4)
 
 
 def kept_shape(u: Tensor, A: Tensor, cu_seqlens: Tensor | None, save: bool) -> tuple[int, ...]:
-    """Shape of the states kept: (count, N, D), in front (2,) for their parts if A is complex.
+    """Shape of the states kept: (count, N, D), with complex A (count, 2N, D): real, imaginary parts.
 
     A sequence keeps one after each chunk but its last, (its length - 1) // chunk of them. That of
     packed sequences together is bounded by what one sequence of their total length would keep.
@@ -56,7 +60,7 @@ def kept_shape(u: Tensor, A: Tensor, cu_seqlens: Tensor | None, save: bool) -> t
     batch, length, channels = u.shape
     n = A.shape[1]
     count = (batch * ((length - 1) // chunk_length(n))) if save else 0
-    return (*((2,) if A.is_complex() else ()), count, n, channels)
+    return (count, 2 * n if A.is_complex() else n, channels)
 
 
 @torch.library.custom_op("ssmlab::selective_scan", mutates_args=())

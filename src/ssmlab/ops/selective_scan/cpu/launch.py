@@ -5,21 +5,21 @@ Shapes: B batch, L length, D channels, N state, G groups, S sequences.
 
 import math
 from collections.abc import Callable
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ssmlab.ops.selective_scan.cpu import real as complex_kernels
-from ssmlab.ops.selective_scan.cpu import real as real_kernels
+from ssmlab.ops.selective_scan.cpu import kernels
 from ssmlab.ops.selective_scan.cpu.plan import Plan, make_plan, sum_slabs
 from ssmlab.ops.selective_scan.cpu.threads import run_tasks
-from ssmlab.ops.selective_scan.cpu.tile import Array, Inputs
+from ssmlab.ops.selective_scan.cpu.tile import Array, Gradients, Inputs
 from ssmlab.ops.selective_scan.operator import chunk_length, kept_shape
 from ssmlab.ops.selective_scan.reference import compute_dtype
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+_NUMPY_STATE = {torch.float32: np.complex64, torch.float64: np.complex128}
 _LOG2E = 1 / math.log(2)
 
 
@@ -42,17 +42,17 @@ def forward(
     dtype = compute_dtype(*tensors)
     plan = make_plan(u, A.shape[1], B, C, cu_seqlens)
     kept = torch.empty(kept_shape(u, A, cu_seqlens, save), dtype=dtype)
-    if cu_seqlens is not None:
-        # Packed sequences keep fewer states than their total length allows.
-        kept[..., plan.states_kept :, :, :].zero_()
-    x = _inputs(
-        plan, dtype, None, kept, chunk_length(A.shape[1]) if save else 0, *tensors, delta_softplus
-    )
+    # Packed sequences keep fewer states than their total length allows.
+    kept[plan.states_kept :].zero_()
+    chunk = chunk_length(A.shape[1]) if save else 0
+    x = _inputs(plan, dtype, None, kept, chunk, *tensors, delta_softplus)
     y = torch.empty(u.shape, dtype=dtype)
-    last = torch.empty((*_parts(A), len(plan.sequences), *A.shape), dtype=dtype)
-    kernels, y_flat, last_array = _kernels(A), y.view(-1).numpy(), last.numpy()
-    _run(kernels, plan, lambda task: kernels.forward(x, y_flat, last_array, task))
-    return y.to(u.dtype), _join(last, A, A), kept
+    last = torch.empty((len(plan.sequences), u.shape[2], _rows(A)), dtype=dtype)
+    y_flat, last_array = y.view(-1).numpy(), last.numpy()
+    _run(plan, lambda task: kernels.forward(x, y_flat, last_array, task))
+    if A.is_complex():
+        last = torch.complex(*last.chunk(2, -1))
+    return y.to(u.dtype), last, kept
 
 
 def backward(
@@ -82,67 +82,64 @@ def backward(
         kept = forward(*tensors, cu_seqlens, delta_softplus, True)[2]
     plan = make_plan(u, A.shape[1], B, C, cu_seqlens)
     x = _inputs(plan, dtype, grad_y, kept, chunk_length(A.shape[1]), *tensors, delta_softplus)
-    kernels, parts, real = _kernels(A), _parts(A), _NUMPY[dtype]
-    (batch, length, channels), n = u.shape, A.shape[1]
-    size, shared = batch * length * channels, (*parts, plan.lanes, n, channels)
-    per_step = (*parts, plan.slabs, batch * length, n)
-    absent = (0,) * len(shared)
-    grads = kernels.Gradients(
+    real, rows = _NUMPY[dtype], _rows(A)
+    batch, length, channels = u.shape
+    size, shared = u.numel(), (plan.lanes, rows, channels)
+    per_step = (plan.slabs, batch * length, rows)
+    const_B, const_C, absent = B.dim() == 2, C.dim() == 2, (0, 0, 0)
+    grads = Gradients(
         u=np.empty(size, real),
         delta=np.empty(size, real),
         z=np.empty(0 if z is None else size, real),
         A=np.empty(shared, real),
-        B=np.empty(shared if B.dim() == 2 else absent, real),
-        C=np.empty(shared if C.dim() == 2 else absent, real),
-        B_t=np.empty(absent if B.dim() == 2 else per_step, real),
-        C_t=np.empty(absent if C.dim() == 2 else per_step, real),
+        B=np.empty(shared if const_B else absent, real),
+        C=np.empty(shared if const_C else absent, real),
+        B_t=np.empty(absent if const_B else per_step, real),
+        C_t=np.empty(absent if const_C else per_step, real),
         D=np.empty((plan.lanes, channels), real),
         bias=np.empty((plan.lanes, channels), real),
-        h0=np.empty((*parts, len(plan.sequences), channels, n), real),
+        h0=np.empty((len(plan.sequences), channels, rows), real),
     )
-    grad_last_array = _optional(grad_last, A, dtype, 3)
-    _run(kernels, plan, lambda task: kernels.backward(x, grad_last_array, grads, task))
+    grad_last_array = _state(grad_last, A, dtype)
+    _run(plan, lambda task: kernels.backward(x, grad_last_array, grads, task))
 
     def real_like(value: Array, tensor: Tensor | None) -> Tensor:
         if tensor is None:
             return u.new_empty(0)
         return torch.from_numpy(value).view(tensor.shape).to(tensor.dtype)
 
-    def of_matrix(lanes: Array, tensor: Tensor) -> Tensor:
-        total = np.swapaxes(lanes.sum(axis=-3), -1, -2)
-        return _join(torch.from_numpy(np.ascontiguousarray(total)), tensor, A)
+    def of_matrix(lanes: Array, tensor: Tensor, times: int = 1) -> Tensor:
+        total = np.ascontiguousarray(lanes.sum(axis=0).T) * real(times)
+        return _join(torch.from_numpy(total), tensor, A)
 
-    def of_factor(lanes: Array, slabs: Array, groups: tuple[int, ...], tensor: Tensor) -> Tensor:
-        if tensor.dim() == 2:
-            return of_matrix(lanes, tensor)
-        return _join(torch.from_numpy(sum_slabs(slabs, groups)), tensor, A).view(tensor.shape)
+    def of_steps(slabs: Array, groups: tuple[int, ...], tensor: Tensor, times: int = 1) -> Tensor:
+        total = _join(torch.from_numpy(sum_slabs(slabs, groups)), tensor, A).view(tensor.shape)
+        return total if times == 1 else total * times
 
-    absent_or = u.new_empty(0)
-    if initial_state is not None:
-        absent_or = _join(torch.from_numpy(grads.h0), initial_state, A)
+    twice = 2 if A.is_complex() else 1
     return (
         real_like(grads.u, u),
         real_like(grads.delta, delta),
         of_matrix(grads.A, A),
-        of_factor(grads.B, grads.B_t, plan.slab_group_B, B),
-        of_factor(grads.C, grads.C_t, plan.slab_group_C, C),
+        of_matrix(grads.B, B) if const_B else of_steps(grads.B_t, plan.slab_group_B, B),
+        of_matrix(grads.C, C, twice)
+        if const_C
+        else of_steps(grads.C_t, plan.slab_group_C, C, twice),
         real_like(grads.D.sum(axis=0), D),
         real_like(grads.z, z),
         real_like(grads.bias.sum(axis=0), delta_bias),
-        absent_or,
+        u.new_empty(0)
+        if initial_state is None
+        else _join(torch.from_numpy(grads.h0), initial_state, A),
     )
 
 
-def _kernels(A: Tensor) -> ModuleType:
-    return complex_kernels if A.is_complex() else real_kernels
+def _rows(A: Tensor) -> int:
+    """Rows of a state."""
+    return 2 * A.shape[1] if A.is_complex() else A.shape[1]
 
 
-def _parts(A: Tensor) -> tuple[int, ...]:
-    """The leading dimension of arrays that hold real and imaginary parts: 2, or none."""
-    return (2,) if A.is_complex() else ()
-
-
-def _run(kernels: ModuleType, plan: Plan, kernel: Callable[[Array], None]) -> None:
+def _run(plan: Plan, kernel: Callable[[Array], None]) -> None:
     try:
         run_tasks(lambda i: kernel(plan.tasks[i]), len(plan.tasks))
     except OSError:
@@ -171,31 +168,26 @@ def _inputs(
 ) -> Inputs:
     real = _NUMPY[dtype]
     flat, strides = zip(*(_flat(t, dtype) for t in (u, delta, z, grad_y)), strict=True)
-    # Scaled in float64, so that the exponent is rounded once; transposed for the kernels' loops.
-    A64 = _as_parts(A, A, torch.float64).swapaxes(-1, -2)
-    if A.is_complex():
-        A_scaled = np.stack((A64[0] * _LOG2E, A64[1] / math.pi)).astype(real)
-    else:
-        A_scaled = np.ascontiguousarray((A64 * _LOG2E).astype(real))
-    B_array, B_steps = _factor(B, A, dtype)
-    C_array, C_steps = _factor(C, A, dtype)
+    twice = 2 if A.is_complex() else 1
+    B_columns, B_steps = _factor(B, A, dtype)
+    C_columns, C_steps = _factor(C, A, dtype, twice)
+    columns = (*_scaled(A), *B_columns, *C_columns)
     return Inputs(
         *flat,
         strides=np.array(strides, dtype=np.int64),
-        A=A_scaled,
-        B=B_array,
-        C=C_array,
+        constants=np.stack(columns, axis=1, dtype=real, casting="same_kind"),
         B_t=B_steps,
         C_t=C_steps,
         D=_vector(D, dtype),
         bias=_vector(delta_bias, dtype),
-        h0=_optional(initial_state, A, dtype, 3),
+        h0=_state(initial_state, A, dtype),
         kept=kept.detach().numpy(),
         sequences=plan.sequences,
         length=u.shape[1],
         chunk=chunk,
         softplus=delta_softplus,
         log2e=real(_LOG2E),
+        zero=_NUMPY_STATE[dtype](0) if A.is_complex() else real(0),
     )
 
 
@@ -214,35 +206,49 @@ def _vector(tensor: Tensor | None, dtype: torch.dtype) -> Array:
     return tensor.detach().to(dtype).contiguous().numpy()
 
 
-def _as_parts(tensor: Tensor, A: Tensor, dtype: torch.dtype) -> Array:
-    """A contiguous array; if A is complex, one of real and imaginary parts, (2, ...)."""
+def _scaled(A: Tensor) -> list[Array]:
+    """The columns of A, (N, D) each; scaled in float64, so that an exponent is rounded once."""
+    A = A.detach().resolve_conj().resolve_neg().transpose(0, 1)
+    if not A.is_complex():
+        return [A.double().numpy() * _LOG2E]
+    exact: Any = A.to(torch.complex128).numpy()
+    turns = exact.imag / math.pi
+    rounded = turns.astype(np.float32 if A.dtype != torch.complex128 else np.float64)
+    return [exact.real * _LOG2E, rounded, turns - rounded]
+
+
+def _as_rows(tensor: Tensor, A: Tensor, dtype: torch.dtype, dim: int = -1) -> Tensor:
+    """Contiguous; if A is complex, with the imaginary parts after the real ones along ``dim``."""
     tensor = tensor.detach().resolve_conj().resolve_neg()
     if not A.is_complex():
-        return tensor.to(dtype).contiguous().numpy()
-    real = tensor.real.to(dtype) if tensor.is_complex() else tensor.to(dtype)
-    imaginary = tensor.imag.to(dtype) if tensor.is_complex() else torch.zeros_like(real)
-    return torch.stack((real, imaginary)).numpy()
+        return tensor.to(dtype).contiguous()
+    real = (tensor.real if tensor.is_complex() else tensor).to(dtype)
+    return torch.cat((real, tensor.imag.to(dtype) if tensor.is_complex() else 0 * real), dim)
 
 
-def _optional(tensor: Tensor | None, A: Tensor, dtype: torch.dtype, dims: int) -> Array:
+def _state(tensor: Tensor | None, A: Tensor, dtype: torch.dtype) -> Array:
     if tensor is None:
-        return np.empty((0,) * (dims + len(_parts(A))), _NUMPY[dtype])
-    return _as_parts(tensor, A, dtype)
+        return np.empty((0, 0, 0), _NUMPY[dtype])
+    return _as_rows(tensor, A, dtype).numpy()
 
 
-def _factor(X: Tensor, A: Tensor, dtype: torch.dtype) -> tuple[Array, Array]:
-    """B or C as the constant (N, D) and the per-step (B * L, G, N) array; one of them absent."""
+def _factor(X: Tensor, A: Tensor, dtype: torch.dtype, times: int = 1) -> tuple[list[Array], Array]:
+    """B or C times a number: its columns of the constants, (N, D) each, and the array per step."""
+    channels, n = A.shape
     if X.dim() == 2:
-        return _as_parts(X.transpose(0, 1), A, dtype), _optional(None, A, dtype, 3)
+        rows = _as_rows(X.transpose(0, 1), A, dtype, 0).mul(times).numpy()
+        return np.split(rows, rows.shape[0] // n), np.empty((0, 0, 0), rows.dtype)
     groups = 1 if X.dim() == 3 else X.shape[2]
-    steps = X.reshape(X.shape[0] * X.shape[1], groups, X.shape[-1])
-    return _optional(None, A, dtype, 2), _as_parts(steps, A, dtype)
+    rows = _as_rows(X.reshape(X.shape[0] * X.shape[1], groups, X.shape[-1]), A, dtype)
+    none = np.zeros((n, channels), _NUMPY[dtype])
+    return [none] * (_rows(A) // n), (rows if times == 1 else rows * times).numpy()
 
 
-def _join(parts: Tensor, like: Tensor, A: Tensor) -> Tensor:
-    """Undo ``_as_parts`` and convert to the dtype of ``like`` (the real part, if that is real)."""
+def _join(rows: Tensor, like: Tensor, A: Tensor) -> Tensor:
+    """Undo ``_as_rows`` and convert to the dtype of ``like`` (the real part, if that is real)."""
     if not A.is_complex():
-        return parts.to(like.dtype if not like.is_complex() else parts.dtype)
+        return rows.to(like.dtype)
+    real, imaginary = rows.chunk(2, -1)
     if like.is_complex():
-        return torch.complex(parts[0], parts[1]).to(like.dtype)
-    return parts[0].to(like.dtype)
+        return torch.complex(real.contiguous(), imaginary.contiguous()).to(like.dtype)
+    return real.to(like.dtype).contiguous()

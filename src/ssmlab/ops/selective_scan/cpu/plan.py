@@ -10,6 +10,7 @@ Shapes: B batch, L length, D channels, N state, G groups, S sequences.
 import functools
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from torch import Tensor
@@ -65,9 +66,7 @@ def _plan(
     if bounds is None:
         spans = [(b, 0, length) for b in range(batch)]
     else:
-        spans = [
-            (0, start, end - start) for start, end in zip(bounds[:-1], bounds[1:], strict=True)
-        ]
+        spans = [(0, start, end - start) for start, end in pairwise(bounds)]
     chunk, kept, sequences = chunk_length(n), 0, []
     for b, first, steps in spans:
         sequences.append((b, first, steps, kept))

@@ -1,45 +1,46 @@
-"""What the real and the complex kernels share: their arguments and the work on rows of a tile.
+"""The kernels' arguments, and the work on rows of a tile.
 
-A tile is W neighbouring channels of one sequence; its rows live in arrays of exactly W elements
-(zero where the tile reaches beyond the channels), so that the compiler knows every loop's length.
+A tile is W neighbouring channels of one sequence. What is known of its channels lies in rows of
+exactly W elements (zero where the tile reaches beyond the channels), so that the compiler knows
+every loop's length.
+
+Rows that one loop uses are columns of one matrix where that is possible: the compiler then sees
+that they do not overlap. It gives up on a loop that would need more than eight checks of that.
 """
 
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
-from numba import njit
-from numba.core.caching import NullCache
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 
-from ssmlab.ops.selective_scan.cpu.maths import FLAGS, expm1_base2, log1p_unit
+from ssmlab.ops.selective_scan.cpu.maths import FLAGS, exp, expm1_base2, log1p_unit
 
 Array: TypeAlias = npt.NDArray[Any]
 
 W = 64
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+OPTIONS: Any = {"error_model": "numpy"}
+_HELPER: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
+# Not cached on its own: the compiler would not see that a function it calls has changed.
+inline = njit(fastmath=FLAGS, **_HELPER)
+# For what a loop calls: the loop becomes vector instructions only if nothing in it is a call.
+expand = njit(fastmath=FLAGS, forceinline=True, **_HELPER)
 
 
-def jit(function: Any) -> Any:
-    """Compile without the interpreter's lock, keeping the code on disk where that is possible."""
-    try:
-        return njit(cache=True, fastmath=FLAGS, **_OPTIONS)(function)
-    except RuntimeError:  # no folder for the cache can be written to
-        return njit(fastmath=FLAGS, **_OPTIONS)(function)
-
-
-def stop_caching(*functions: Any) -> None:
-    """Keep these functions' compiled code in memory only."""
-    for function in functions:
-        function._cache = NullCache()
+# What a channel's state has: the columns of a tile's constants, in units of W.
+REAL = ("A", "B", "C")
+COMPLEX = ("A", "A_turn", "A_rest", "B", "B_i", "C", "C_i")
 
 
 class Inputs(NamedTuple):
     """A scan's arguments as the kernels take them. An absent one has size 0.
 
     u, delta, z and grad_y are flat views of their storage, of which ``strides`` gives, in that
-    order, the steps over batch, length and channel. With complex A, the arrays A to C_t, h0 and
-    kept have one more dimension, in front: the real and the imaginary part.
+    order, the steps over batch, length and channel. R is N, or 2N with complex A: the real parts,
+    then the imaginary parts. With complex A, C is twice what the caller passed.
     """
 
     u: Array
@@ -47,23 +48,86 @@ class Inputs(NamedTuple):
     z: Array
     grad_y: Array
     strides: Array  # (4, 3) int64
-    A: Array  # (N, D): the real part times log2(e), the imaginary part divided by pi
-    B: Array  # (N, D) constant
-    C: Array  # (N, D) constant
-    B_t: Array  # (batch * L, G, N) per step
-    C_t: Array  # (batch * L, G, N) per step
+    constants: Array  # (N, columns, D), the columns REAL or COMPLEX: A log2(e), B, C; or
+    # Re A log2(e), Im A / pi, what that was rounded by, Re and Im B, Re and Im C
+    B_t: Array  # (batch * L, G, R) if B changes from step to step
+    C_t: Array  # (batch * L, G, R) if C does
     D: Array  # (D,)
     bias: Array  # (D,)
-    h0: Array  # (S, D, N)
-    kept: Array  # (states kept, N, D), written forward, read backward
+    h0: Array  # (S, D, R)
+    kept: Array  # (states kept, R, D), written forward, read backward
     sequences: Array  # (S, 4) int64: batch index, first and number of steps, first state kept
     length: int  # L of a batch entry
-    chunk: int  # steps between states kept; 0 keeps none
+    chunk: int  # steps between states kept, a multiple of CHUNK; 0 keeps none
     softplus: bool
     log2e: Any  # log2(e), in the dtype to compute in
+    zero: Any  # 0 in the dtype of the states, which selects the real or the complex recurrence
 
 
-@jit
+class Gradients(NamedTuple):
+    """Where the backward pass writes. Sums over sequences and channels are left in parts."""
+
+    u: Array  # (B * L * D,)
+    delta: Array  # (B * L * D,)
+    z: Array  # (B * L * D,)
+    A: Array  # (lanes, R, D), of A itself
+    B: Array  # (lanes, R, D)
+    C: Array  # (lanes, R, D), like all of C here with complex A: of twice C
+    B_t: Array  # (slabs, B * L, R)
+    C_t: Array  # (slabs, B * L, R)
+    D: Array  # (lanes, D)
+    bias: Array  # (lanes, D)
+    h0: Array  # (S, D, R)
+
+
+# Columns of a task: what one call of a kernel works on.
+LANE, FIRST_SEQUENCE, END_SEQUENCE, GROUP_B, GROUP_C, SLAB, FIRST_CHANNEL, END_CHANNEL = range(8)
+TASK_FIELDS = 8
+
+
+def with_own(value: Any, own: Any, i: Any) -> Any:
+    """``value``, which all channels share, plus a channel's own own[i], unless ``own`` is None."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(with_own)
+def _with_own(value, own, i):
+    if isinstance(own, types.NoneType):
+        return lambda value, own, i: value
+    return lambda value, own, i: value + own[i]
+
+
+@intrinsic
+def _prefetch(typingctx, array, index):
+    """Ask for array[index] to be brought near; an index outside of the array does no harm."""
+
+    def codegen(context, builder, signature, args):
+        kind = signature.args[0]
+        data = context.make_array(kind)(context, builder, args[0]).data
+        address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+        word = ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [address.type, word, word, word]),
+            "llvm.prefetch.p0",
+        )
+        # To read, to the second-level cache, data.
+        builder.call(function, [address, word(0), word(2), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+prefetch: Any = _prefetch  # called with the array and the index
+
+
+@expand
+def shared(factor: Array, row: int, group: int, n: int) -> Any:
+    """What the channels of a group have in common of B or C; nothing where that is constant."""
+    return factor[row, group, n] if factor.size > 0 else factor.dtype.type(0)
+
+
+@inline
 def load(source: Array, start: int, stride: int, out: Array, w: int) -> None:
     """out[:w] = source[start], source[start + stride], ..."""
     if stride == 1:
@@ -75,7 +139,7 @@ def load(source: Array, start: int, stride: int, out: Array, w: int) -> None:
             out[d] = source[start + d * stride]
 
 
-@jit
+@inline
 def store(row: Array, out: Array, start: int, w: int) -> None:
     """out[start : start + w] = row[:w]."""
     target = out[start : start + w]
@@ -83,54 +147,77 @@ def store(row: Array, out: Array, start: int, w: int) -> None:
         target[d] = row[d]
 
 
-@jit
-def load_columns(source: Array, d0: int, out: Array, w: int) -> None:
-    """out[:, :w] = source[:, d0 : d0 + w], or nothing if ``source`` is absent."""
+@inline
+def load_constants(source: Array, d0: int, out: Array, w: int) -> None:
+    """out[n, c * W :][:w] = source[n, c, d0 : d0 + w]."""
     for n in range(source.shape[0]):
-        row = source[n, d0 : d0 + w]
-        for d in range(w):
-            out[n, d] = row[d]
+        for c in range(source.shape[1]):
+            load(source[n, c], d0, 1, out[n, c * W : c * W + W], w)
 
 
-@jit
+@inline
 def load_vector(source: Array, d0: int, out: Array, w: int) -> None:
     """out[:w] = source[d0 : d0 + w], or nothing if ``source`` is absent."""
     if source.shape[0] > 0:
         load(source, d0, 1, out, w)
 
 
-@jit
-def load_state(source: Array, s: int, d0: int, out: Array, w: int) -> None:
-    """out[:, :w] = the state of sequence s, zeros if ``source`` is absent."""
-    for n in range(out.shape[0]):
-        for d in range(w):
-            out[n, d] = source[s, d0 + d, n] if source.shape[0] > 0 else out.dtype.type(0)
+@inline
+def load_state(source: Array, s: int, d0: int, out: Array, column: int, w: int) -> None:
+    """The columns from ``column`` on = the state of sequence s, zeros if ``source`` is absent."""
+    N, parts = out.shape[0], source.shape[2] // out.shape[0]
+    for n in range(N):
+        for p in range(parts):
+            row = out[n, column + p * W : column + p * W + W]
+            for d in range(w):
+                row[d] = source[s, d0 + d, p * N + n] if source.shape[0] > 0 else row.dtype.type(0)
 
 
-@jit
-def store_state(state: Array, out: Array, s: int, d0: int, w: int) -> None:
-    """out[s, d0 : d0 + w] = state[:, :w] transposed."""
-    for d in range(w):
-        for n in range(state.shape[0]):
-            out[s, d0 + d, n] = state[n, d]
+@inline
+def store_state(state: Array, column: int, out: Array, s: int, d0: int, w: int) -> None:
+    """out[s, d0 : d0 + w] = the columns from ``column`` on, transposed."""
+    N = state.shape[0]
+    for n in range(N):
+        for p in range(out.shape[2] // N):
+            row = state[n, column + p * W : column + p * W + W]
+            for d in range(w):
+                out[s, d0 + d, p * N + n] = row[d]
 
 
-@jit
-def step_size(row: Array, bias: Array, softplus: bool, log2e: Any) -> None:
+@inline
+def load_kept(source: Array, d0: int, out: Array, w: int) -> None:
+    """The first columns = source[:, d0 : d0 + w], a state that was kept."""
+    N = out.shape[0]
+    for n in range(N):
+        for p in range(source.shape[0] // N):
+            load(source[p * N + n], d0, 1, out[n, p * W : p * W + W], w)
+
+
+@inline
+def store_columns(values: Array, column: int, out: Array, d0: int, w: int) -> None:
+    """out[:, d0 : d0 + w] = the columns from ``column`` on."""
+    N = values.shape[0]
+    for n in range(N):
+        for p in range(out.shape[0] // N):
+            at = column + p * W
+            store(values[n, at : at + W], out[p * N + n], d0, w)
+
+
+@inline
+def step_size(row: Array, bias: Array, softplus: bool) -> None:
     """Turn delta into the step size, in place."""
-    zero, one = row.dtype.type(0), row.dtype.type(1)
+    zero = row.dtype.type(0)
     if softplus:
         for d in range(W):
             x = row[d] + bias[d]
             # log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), no overflow and no cancellation.
-            e = expm1_base2(-abs(x) * log2e) + one
-            row[d] = (zero if x < zero else x) + log1p_unit(e)
+            row[d] = (zero if x < zero else x) + log1p_unit(exp(-abs(x)))
     else:
         for d in range(W):
             row[d] += bias[d]
 
 
-@jit
+@inline
 def gate(row: Array, z: Array, log2e: Any) -> None:
     """Multiply by silu(z), in place."""
     two = row.dtype.type(2)
@@ -138,7 +225,7 @@ def gate(row: Array, z: Array, log2e: Any) -> None:
         row[d] *= z[d] / (expm1_base2(-z[d] * log2e) + two)
 
 
-@jit
+@inline
 def gate_backward(grad: Array, z: Array, grad_gate: Array, log2e: Any) -> None:
     """grad of gate(y, z): grad becomes that of y, grad_gate what times y is that of z."""
     one, two = grad.dtype.type(1), grad.dtype.type(2)
@@ -148,7 +235,7 @@ def gate_backward(grad: Array, z: Array, grad_gate: Array, log2e: Any) -> None:
         grad[d] *= z[d] * s
 
 
-@jit
+@inline
 def step_size_backward(grad: Array, step: Array, softplus: bool, log2e: Any) -> None:
     """Turn the gradient of the step size into that of delta, in place."""
     if softplus:
@@ -157,16 +244,16 @@ def step_size_backward(grad: Array, step: Array, softplus: bool, log2e: Any) -> 
             grad[d] *= -expm1_base2(-step[d] * log2e)
 
 
-@njit(fastmath=FLAGS | {"reassoc"}, **_OPTIONS)
-def dot(a: Array, b: Array) -> Any:
-    """The sum of a * b over a tile. Only here may the compiler choose the order of a sum."""
+@njit(fastmath=FLAGS | {"reassoc"}, forceinline=True, **_HELPER)
+def dot(a: Array, i: int, b: Array, j: int) -> Any:
+    """The sum of a[i :] * b[j :] over a tile. Only here may the compiler choose a sum's order."""
     total = a.dtype.type(0)
     for d in range(W):
-        total += a[d] * b[d]
+        total += a[i + d] * b[j + d]
     return total
 
 
-@jit
+@inline
 def zero(array: Array) -> None:
     """Fill with zeros."""
     flat = array.ravel()
@@ -174,21 +261,11 @@ def zero(array: Array) -> None:
         flat[i] = array.dtype.type(0)
 
 
-@jit
-def add_columns(values: Array, total: Array, w: int) -> None:
-    """total += values."""
+@inline
+def move(values: Array, column: int, width: int, total: Array) -> None:
+    """Add ``width`` columns from ``column`` on to the same ones of ``total``, and clear them."""
     for n in range(values.shape[0]):
-        for d in range(w):
-            total[n, d] += values[n, d]
-
-
-@jit
-def store_columns(values: Array, out: Array, d0: int, w: int) -> None:
-    """out[:, d0 : d0 + w] = values[:, :w]."""
-    for n in range(values.shape[0]):
-        store(values[n], out[n], d0, w)
-
-
-# Rows of a task: what one call of a kernel works on.
-LANE, FIRST_SEQUENCE, END_SEQUENCE, GROUP_B, GROUP_C, SLAB, FIRST_CHANNEL, END_CHANNEL = range(8)
-TASK_FIELDS = 8
+        row, out = values[n, column : column + width], total[n, column : column + width]
+        for d in range(width):
+            out[d] += row[d]
+            row[d] = values.dtype.type(0)
