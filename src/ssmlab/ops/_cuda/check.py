@@ -2,7 +2,7 @@
 
 Prints registers and spills of each variant for each architecture and exits with 1 if one does not
 compile or spills more than it may. Every operator with kernels lists its variants in a module
-``cuda.variants`` with a function ``variants(arch: str) -> list[KernelSource]``.
+``cuda.variants`` with a function ``variants() -> list[KernelSource]``.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from ssmlab.ops._cuda.source import KernelSource
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 
 
-def all_variants(arch: str) -> list[KernelSource]:
-    """The variants that every operator with a module ``cuda.variants`` has for an architecture."""
+def all_variants() -> list[KernelSource]:
+    """The variants of every operator that has a module ``cuda.variants``."""
     found: list[KernelSource] = []
     for name in _variant_modules():
-        found += importlib.import_module(name).variants(arch)
+        found += importlib.import_module(name).variants()
     return found
 
 
@@ -87,8 +87,8 @@ def main() -> int:
     chosen = [
         (arch, source)
         for arch in given.arch
-        for source in all_variants(arch)
-        if given.only in source.name
+        for source in all_variants()
+        if given.only in source.name and arch in (source.architectures or (arch,))
     ]
     wrong = check(chosen, given.processes)
     for line in wrong:

@@ -15,12 +15,12 @@ template <typename T, int WS, int WC, int TT, int WIN, bool SOFTPLUS, bool GATE,
           int MIN_BLOCKS>
 __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(BackwardParams p) {
   using F = BackwardShape<WS, WC, TT>;
+  using Rows = PairRows<F::QUADS>;
   using Raw = typename Quad<T>::Raw;
   constexpr bool EXACT = IsFloat<T>::value;
   constexpr int ROW_STEP = F::ROW_STEP, ROWS = F::ROWS, BC_STEPS = F::BC_STEPS, PARTS = TT / SEGMENT;
 
   extern __shared__ __align__(16) float shared[];
-  using Rows = PairRows<F::QUADS>;
   float4* s_dx = reinterpret_cast<float4*>(shared);  // [TT][STRIDE] delta, delta u of a pair
   float2* s_dy = reinterpret_cast<float2*>(shared + F::DX);               // [TT][PAIRS]
   float4* s_slope = reinterpret_cast<float4*>(shared + F::DX + F::DY);    // [TT][QUADS] of softplus
@@ -33,21 +33,18 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
   // What the next tile needs is copied here while this one is run: by each thread for itself.
   float2* s_kept = reinterpret_cast<float2*>(s_bias + 2 * F::QUADS);       // [2][PARTS][2][THREADS]
   Raw* s_raw = reinterpret_cast<Raw*>(s_kept + 2 * PARTS * 2 * F::THREADS);  // [6][ROWS][THREADS]
-  typename Pair<T>::Raw* s_raw_bc =
-      reinterpret_cast<typename Pair<T>::Raw*>(s_raw + F::RAW_QUADS);        // [4][BC_STEPS][THREADS]
+  auto* s_raw_bc = reinterpret_cast<typename Pair<T>::Raw*>(s_raw + F::RAW_QUADS);  // [4][BC_STEPS][THREADS]
   u64* s_base = reinterpret_cast<u64*>(s_raw_bc + F::RAW_PAIRS);             // [BASES]
 
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, g = lane >> 2, q = lane & 3;
-  const int wc = warp % WC, ws = warp / WC;
+  const int wc = warp % WC, ws = warp / WC, N = int(p.states);
   const i64 item = blockIdx.x / p.blocks, block = blockIdx.x % p.blocks;
   const Span span = find_span(item, p.offsets, p.sequences, p.length, p.chunk);
   if (span.empty) return;
   const Channels ch = find_channels(block, p.segment, F::CT);
-  const int pair = wc * 4 + q;  // this lane's pair of channels in the tile
-  const int n0 = ws * 16 + g;   // its states are n0 and n0 + 8
+  const int pair = wc * 4 + q, n0 = ws * 16 + g;  // this lane's channels 2 pair (+1), states n0 (+8)
   const i64 D = p.channels, d_lane = ch.first + 2 * pair;
-  const int N = int(p.states), lane_valid = ch.count - 2 * pair;
-
+  const int lane_valid = ch.count - 2 * pair;
   float A[2][2], carry[2][2], dA[2][2];  // [channel][state]
 #pragma unroll
   for (int j = 0; j < 2; j++)
@@ -62,17 +59,15 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
       else if (real && p.dlast != nullptr) carry[j][s] = p.dlast[(span.sequence * D + d) * N + n];
     }
 
-  // What this thread loads: channels 4 lq ... 4 lq + 3 of rows lr, lr + ROW_STEP, ... of a tile.
   const int steps = int(span.to - span.from);
   const bool whole = ALIGNED && ch.count == F::CT && N == F::N;
   const float4 none = make_float4(0.f, 0.f, 0.f, 0.f);
   // Sums for dD and dbias of this thread's channels.
   s_own[tid] = none, s_own[F::THREADS + tid] = none;
   if (tid < F::QUADS) {
-    const i64 d = ch.first + 4 * tid;
-    const int valid = ch.count - 4 * tid;
-    s_bias[tid] = p.bias != nullptr ? load_quad<float, false, false>(p.bias + d, valid) : none;
-    s_bias[F::QUADS + tid] = p.D != nullptr ? load_quad<float, false, false>(p.D + d, valid) : none;
+    const i64 d = ch.first + 4 * tid, valid = ch.count - 4 * tid;
+    s_bias[tid] = p.bias != nullptr ? load_quad<float, false, false>(p.bias + d, int(valid)) : none;
+    s_bias[F::QUADS + tid] = p.D != nullptr ? load_quad<float, false, false>(p.D + d, int(valid)) : none;
   }
   if (tid == 0) set_bases<T>(s_base, p, span, ch, block);
   __syncthreads();
@@ -258,7 +253,7 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
           }
         }
         float sum_B[4], sum_C[4];
-        float4 held = none;
+        float4 held;
         // With registers to spare, a step's operands are loaded while the step after it is run.
         constexpr bool EARLY = WIN == SEGMENT;
         float4 next_dx = dx_at[(w0 + WIN - 1) * Rows::STRIDE];
@@ -385,7 +380,6 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
     // The next tile's loads write s_dx, s_dy, s_bc, of which s_dx and s_dy are read above.
     __syncthreads();
   }
-
 #pragma unroll
   for (int j = 0; j < 2; j++)
 #pragma unroll
