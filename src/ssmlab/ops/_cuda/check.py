@@ -6,14 +6,17 @@ compile or spills more than it may. Every operator with kernels lists its varian
 """
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
+import multiprocessing
+import os
 import pkgutil
 import sys
 from collections.abc import Iterator
 
 import ssmlab.ops
-from ssmlab.ops._cuda.compile import compile_kernel, compiler_version, read_resources
+from ssmlab.ops._cuda.compile import Resources, compile_kernel, compiler_version, read_resources
 from ssmlab.ops._cuda.source import KernelSource
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -38,17 +41,19 @@ def _exists(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def check(variants: list[KernelSource], architectures: tuple[str, ...]) -> list[str]:
-    """Compile, print a line each, and return what is wrong."""
+def check(variants: list[tuple[str, KernelSource]], processes: int = 1) -> list[str]:
+    """Compile each pair of architecture and kernel, print a line each, return what is wrong."""
     wrong: list[str] = []
-    print(f"NVRTC {compiler_version()}, {len(variants)} variants, {', '.join(architectures)}")
+    print(f"NVRTC {compiler_version()}, {len(variants)} kernels")
     print(f"{'arch':7} {'registers':>9} {'spills':>6} {'stack':>6} {'shared':>7}  kernel")
-    for arch in architectures:
-        for source in variants:
-            try:
-                used = read_resources(compile_kernel(source, arch).log)
-            except (RuntimeError, ValueError) as error:
-                wrong.append(f"{arch} {source.name}: {error}")
+    with contextlib.ExitStack() as stack:
+        results = map(_compile, variants)
+        if processes > 1:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
+            results = pool.imap(_compile, variants, chunksize=4)
+        for (arch, source), used in zip(variants, results, strict=True):
+            if isinstance(used, str):
+                wrong.append(f"{arch} {source.name}: {used}")
                 print(f"{arch:7} {'failed':>9}{'':24}  {source.name}", flush=True)
                 continue
             print(
@@ -64,14 +69,28 @@ def check(variants: list[KernelSource], architectures: tuple[str, ...]) -> list[
     return wrong
 
 
+def _compile(variant: tuple[str, KernelSource]) -> Resources | str:
+    arch, source = variant
+    try:
+        return read_resources(compile_kernel(source, arch).log)
+    except (RuntimeError, ValueError) as error:
+        return str(error)
+
+
 def main() -> int:
     """Run the check as the command line asks; the exit status."""
     parser = argparse.ArgumentParser(description="Compile every CUDA kernel variant.")
     parser.add_argument("--arch", nargs="*", default=ARCHITECTURES, help="such as sm_90")
     parser.add_argument("--only", default="", help="variants whose name holds this text")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
-    chosen = [source for source in all_variants() if given.only in source.name]
-    wrong = check(chosen, tuple(given.arch))
+    chosen = [
+        (arch, source)
+        for arch in given.arch
+        for source in all_variants()
+        if given.only in source.name and arch in (source.architectures or (arch,))
+    ]
+    wrong = check(chosen, given.processes)
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0

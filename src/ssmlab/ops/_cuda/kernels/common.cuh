@@ -197,15 +197,6 @@ __device__ __forceinline__ void mma_tf32(float (&c)[4], const float (&a)[4], flo
       : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
         "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
 }
-// The same with an inner size of 4: a[lane / 4 (+ 8)][lane % 4], b[lane % 4][lane / 4].
-__device__ __forceinline__ void mma_tf32(float (&c)[4], const float (&a)[2], float b) {
-  asm(
-      "mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(b)));
-}
-
 struct Full {
   static constexpr bool value = true;
 };

@@ -122,7 +122,7 @@ def load_chunk(x: Inputs, tile: Tile, first: tuple, count: int, w: int, ahead: i
     _load_rows(x.z, x.strides[2], first, count, rows, Z, w, ahead)
     for i in range(count):
         row = rows[i]
-        step_size(row[DL : DL + W], tile.bias, x.softplus, x.log2e)
+        step_size(row[DL : DL + W], tile.bias, x.softplus)
         for d in range(W):
             row[DU + d] = row[DL + d] * row[U + d]
             row[Y + d] = D[d] * row[U + d]

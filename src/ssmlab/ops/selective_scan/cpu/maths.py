@@ -7,6 +7,7 @@ primitive: a decay near 1 then keeps its distance from 1 to full relative precis
 over ten thousand steps. NaN in gives NaN out.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -18,12 +19,20 @@ FLAGS: Any = {"contract", "nsz"}
 
 _f4 = np.float32
 _LN2 = [math.log(2) ** (k + 1) / math.factorial(k + 1) for k in range(14)]
+# log2(e) and what it was rounded by.
+_LOG2E4 = _f4(1.4426950216293335), _f4(1.9259629e-8)
+_LOG2E8 = 1.4426950408889634, 2.0355273740931033e-17
 _MAGIC4 = _f4(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
 _MAGIC8 = 6755399441055744.0  # 1.5 * 2^52
 
 
 def expm1_base2(x: Any) -> Any:
     """2^x - 1. Below -126 (-1022 for float64) it is -1; above 127 (1023) it stops growing."""
+    raise NotImplementedError("compiled code only")
+
+
+def exp(x: Any) -> Any:
+    """e^x, to rounding also far from 0. It stops shrinking at 2^-126 (2^-1022 for float64)."""
     raise NotImplementedError("compiled code only")
 
 
@@ -51,39 +60,69 @@ def _product_error(typingctx, a, b, product):
 product_error: Any = _product_error  # called with a, b and their product
 
 
-@overload(expm1_base2, jit_options={"fastmath": FLAGS, "forceinline": True})
+_expand = functools.partial(overload, jit_options={"fastmath": FLAGS, "forceinline": True})
+
+
+@_expand(expm1_base2)
 def _expm1_base2(x: Any) -> Any:
+    zero, one = (_f4(0.0), _f4(1.0)) if x.bitwidth == 32 else (0.0, 1.0)
+
+    def expm1_base2(x: Any) -> Any:
+        scale, q = _power(x, zero)
+        return scale * q + (scale - one)
+
+    return expm1_base2
+
+
+@_expand(exp)
+def _exp(x: Any) -> Any:
+    log2e, rest = _LOG2E4 if x.bitwidth == 32 else _LOG2E8
+
+    def exp(x: Any) -> Any:
+        v = x * log2e
+        scale, q = _power(v, product_error(x, log2e, v) + x * rest)
+        return scale * q + scale
+
+    return exp
+
+
+def _power(x: Any, tail: Any) -> Any:
+    """(s, q) where 2^(x + tail) = s + s q, |q| < 1/2 and tail is tiny: what x was rounded by."""
+    raise NotImplementedError("compiled code only")
+
+
+@_expand(_power)
+def _power_overload(x: Any, tail: Any) -> Any:
     if x.bitwidth == 32:
-        low, high, one = _f4(-126.0), _f4(127.0), _f4(1.0)
+        low, high = _f4(-126.0), _f4(127.0)
         c0, c1, c2 = _f4(0.6931471879266919), _f4(0.24022649794964424), _f4(0.05550357433635818)
         c3, c4, c5 = _f4(0.0096182374940667), _f4(0.0013390735477726407), _f4(0.0001540351265262521)
         bias, shift = np.int32(127), np.int32(23)
 
-        def single(x: Any) -> Any:
+        def single(x: Any, tail: Any) -> Any:
             # Written so that NaN fails both comparisons and goes on as NaN.
             x = low if x < low else x
             x = high if x > high else x
             shifted = x + _MAGIC4
-            f = x - (shifted - _MAGIC4)
+            f = (x - (shifted - _MAGIC4)) + tail
             p = c5 * f + c4
             p = p * f + c3
             p = p * f + c2
             p = p * f + c1
             p = p * f + c0
-            q = p * f
             scale = np.int32((np.float32(shifted).view(np.int32) + bias) << shift).view(np.float32)
-            return scale * q + (scale - one)
+            return scale, p * f
 
         return single
 
     low8, high8, bias8, shift8 = -1022.0, 1023.0, np.int64(1023), np.int64(52)
     d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13 = _LN2
 
-    def double(x: Any) -> Any:
+    def double(x: Any, tail: Any) -> Any:
         x = low8 if x < low8 else x
         x = high8 if x > high8 else x
         shifted = x + _MAGIC8
-        f = x - (shifted - _MAGIC8)
+        f = (x - (shifted - _MAGIC8)) + tail
         p = d13 * f + d12
         p = p * f + d11
         p = p * f + d10
@@ -97,14 +136,13 @@ def _expm1_base2(x: Any) -> Any:
         p = p * f + d2
         p = p * f + d1
         p = p * f + d0
-        q = p * f
         scale = np.int64((np.float64(shifted).view(np.int64) + bias8) << shift8).view(np.float64)
-        return scale * q + (scale - 1.0)
+        return scale, p * f
 
     return double
 
 
-@overload(log1p_unit, jit_options={"fastmath": FLAGS, "forceinline": True})
+@_expand(log1p_unit)
 def _log1p_unit(x: Any) -> Any:
     # log(1 + x) = 2 artanh(s), s = x / (2 + x), an odd series in s; s^2 <= 1/9.
     if x.bitwidth == 32:
@@ -151,15 +189,17 @@ def _log1p_unit(x: Any) -> Any:
     return double
 
 
-@overload(turn, jit_options={"fastmath": FLAGS, "forceinline": True})
+@_expand(turn)
 def _turn(v: Any, tail: Any) -> Any:
-    # v + tail = k + g, |g| <= 1/2: cos and sin of pi g by series, both times (-1)^k. The sign's bit
-    # is k's lowest. cos - 1 is formed without cancellation where k is even.
+    # v = k + g, |g| <= 1/2: cos and sin of pi g by series, both times (-1)^k. The sign's bit is
+    # k's lowest. cos - 1 is formed without cancellation where k is even.
     if v.bitwidth == 32:
         one, two, mask = _f4(1.0), _f4(2.0), np.int32(1)
-        s0, s1, s2 = _f4(3.141592653523341), _f4(-5.167712762115826), _f4(2.55016324031927)
+        s0, s0_rest = _f4(3.1415927410125732), _f4(-8.7489232e-8)
+        s1, s2 = _f4(-5.167712762115826), _f4(2.55016324031927)
         s3, s4, s5 = _f4(-0.599251330128063), _f4(0.08204647894195465), _f4(-0.007022163727732423)
-        c0, c1, c2 = _f4(-4.934802200531324), _f4(4.058712122685341), _f4(-1.3352625983210227)
+        c0, c0_rest, c1 = _f4(-4.934802055358887), _f4(-1.4517243e-7), _f4(4.058712122685341)
+        c2 = _f4(-1.3352625983210227)
         c3, c4, c5 = _f4(0.23532776230919472), _f4(-0.025784979263920815), _f4(0.00185196036042)
         limit = _f4(4194304.0)  # beyond, a float32 phase has no digits left to speak of
 
@@ -167,21 +207,26 @@ def _turn(v: Any, tail: Any) -> Any:
             v = limit if v > limit else v
             v = -limit if v < -limit else v
             shifted = v + _MAGIC4
-            g = (v - (shifted - _MAGIC4)) + tail
+            g = v - (shifted - _MAGIC4)
             y = g * g
             s = s5 * y + s4
             s = s * y + s3
             s = s * y + s2
             s = s * y + s1
-            s = s * y + s0
+            # What the leading coefficients lose in single precision, every step would lose.
+            s = s * y + s0_rest
             c = c5 * y + c4
             c = c * y + c3
             c = c * y + c2
             c = c * y + c1
-            c = c * y + c0
+            c = c * y + c0_rest
+            # To first order in the tail, which is added last: added to g it would be rounded away.
+            turned = s0 * tail
+            cos1 = c0 * y + (c * y - turned * (s0 * g + s * g))
+            sin = s0 * g + (s * g + (turned + turned * cos1))
             odd = np.float32(np.float32(shifted).view(np.int32) & mask)
             sign = one - two * odd
-            return sign * (c * y) + (sign - one), sign * (s * g)
+            return sign * cos1 + (sign - one), sign * sin
 
         return single
 
@@ -189,13 +234,13 @@ def _turn(v: Any, tail: Any) -> Any:
     e = [(-1) ** (k + 1) * math.pi ** (2 * k + 2) / math.factorial(2 * k + 2) for k in range(12)]
     t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, t10, t11, t12 = t
     e0, e1, e2, e3, e4, e5, e6, e7, e8, e9, e10, e11 = e
-    limit8, mask8 = 2251799813685248.0, np.int64(1)
+    limit8, mask8, pi8 = 2251799813685248.0, np.int64(1), math.pi
 
     def double(v: Any, tail: Any) -> Any:
         v = limit8 if v > limit8 else v
         v = -limit8 if v < -limit8 else v
         shifted = v + _MAGIC8
-        g = (v - (shifted - _MAGIC8)) + tail
+        g = v - (shifted - _MAGIC8)
         y = g * g
         s = t12 * y + t11
         s = s * y + t10
@@ -220,7 +265,10 @@ def _turn(v: Any, tail: Any) -> Any:
         c = c * y + e2
         c = c * y + e1
         c = c * y + e0
+        turned = pi8 * tail
+        cos1 = c * y - turned * (s * g)
+        sin = s * g + (turned + turned * cos1)
         sign = 1.0 - 2.0 * np.float64(np.float64(shifted).view(np.int64) & mask8)
-        return sign * (c * y) + (sign - 1.0), sign * (s * g)
+        return sign * cos1 + (sign - 1.0), sign * sin
 
     return double

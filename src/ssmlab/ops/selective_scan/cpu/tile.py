@@ -16,7 +16,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from ssmlab.ops.selective_scan.cpu.maths import FLAGS, expm1_base2, log1p_unit
+from ssmlab.ops.selective_scan.cpu.maths import FLAGS, exp, expm1_base2, log1p_unit
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -204,15 +204,14 @@ def store_columns(values: Array, column: int, out: Array, d0: int, w: int) -> No
 
 
 @inline
-def step_size(row: Array, bias: Array, softplus: bool, log2e: Any) -> None:
+def step_size(row: Array, bias: Array, softplus: bool) -> None:
     """Turn delta into the step size, in place."""
-    zero, one = row.dtype.type(0), row.dtype.type(1)
+    zero = row.dtype.type(0)
     if softplus:
         for d in range(W):
             x = row[d] + bias[d]
             # log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), no overflow and no cancellation.
-            e = expm1_base2(-abs(x) * log2e) + one
-            row[d] = (zero if x < zero else x) + log1p_unit(e)
+            row[d] = (zero if x < zero else x) + log1p_unit(exp(-abs(x)))
     else:
         for d in range(W):
             row[d] += bias[d]

@@ -24,13 +24,18 @@ from ssmlab.ops.selective_scan.cuda.inputs import (
 from ssmlab.ops.selective_scan.cuda.plan import SEGMENT, BackwardPlan, ForwardPlan
 
 _FOLDER = Path(__file__).parent / "kernels"
-FILES = (COMMON, *(_FOLDER / name for name in ("spans.cuh", "forward.cuh", "backward.cuh")))
+_SHARED = (COMMON, _FOLDER / "spans.cuh", _FOLDER / "forward_shape.cuh")
+FORWARD_FILES = (*_SHARED, _FOLDER / "forward.cuh")
+BACKWARD_FILES = (*_SHARED, _FOLDER / "backward_shape.cuh", _FOLDER / "backward.cuh")
+SUM_FILES = (*_SHARED, _FOLDER / "sums.cuh")
 OUTPUT, STATE, REVERSE = 0, 1, 2  # the forward kernel's modes
 
 
 @functools.cache
-def _multiprocessors(index: int | None) -> int:
-    return torch.cuda.get_device_properties(index or 0).multi_processor_count
+def _device(index: int | None) -> plans.Device:
+    properties = torch.cuda.get_device_properties(index or 0)
+    capability = properties.major, properties.minor
+    return plans.Device(properties.multi_processor_count, capability)
 
 
 def forward_source(
@@ -45,7 +50,7 @@ def forward_source(
     """The forward kernel of a layout."""
     flags = ", ".join(str(flag).lower() for flag in (softplus, gate, save, aligned))
     name = f"scan_forward<{CPP_NAMES[dtype]}, {plan.cpp()}, {mode}, {flags}, {plan.min_blocks}>"
-    return KernelSource(FILES, name)
+    return KernelSource(FORWARD_FILES, name)
 
 
 def backward_source(
@@ -54,17 +59,17 @@ def backward_source(
     """The backward kernel of a layout."""
     flags = ", ".join(str(flag).lower() for flag in (softplus, gate, aligned))
     name = f"scan_backward<{CPP_NAMES[dtype]}, {plan.cpp()}, {flags}, {plan.min_blocks}>"
-    return KernelSource(FILES, name)
+    return KernelSource(BACKWARD_FILES, name)
 
 
 def chunks_source(reverse: bool) -> KernelSource:
     """The kernel that scans over chunks."""
-    return KernelSource(FILES, f"scan_chunks<{str(reverse).lower()}>")
+    return KernelSource(SUM_FILES, f"scan_chunks<{str(reverse).lower()}>")
 
 
 def finish_source(dtype: torch.dtype, aligned: bool) -> KernelSource:
     """The kernel that adds what blocks and items left of dA, dB, dC, dD and dbias."""
-    return KernelSource(FILES, f"scan_finish<{CPP_NAMES[dtype]}, {str(aligned).lower()}>")
+    return KernelSource(SUM_FILES, f"scan_finish<{CPP_NAMES[dtype]}, {str(aligned).lower()}>")
 
 
 def _kernel(source: KernelSource, like: Tensor) -> Kernel:
@@ -140,9 +145,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last state and (if ``save``) what the backward pass starts from."""
     sizes = sizes_of(u, A, B, C, cu_seqlens)
-    plan = plan or plans.plan_forward(sizes, _multiprocessors(u.device.index))
-    result_dtype = u.dtype
-    dtype = element_dtype(u, delta, B, C, z)
+    result_dtype, dtype = u.dtype, element_dtype(u, delta, B, C, z)
+    plan = plan or plans.plan_forward(sizes, _device(u.device.index), dtype.itemsize)
     kept_floats = (
         kept_size(u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens) if save else 0
     )
@@ -188,7 +192,7 @@ def forward(
             (items * blocks, 1, 1),
             plan.threads,
             device=u.device,
-            shared=plan.shared(mode, dtype.itemsize, dtype == torch.bfloat16),
+            shared=plan.shared(mode, dtype.itemsize),
         )
 
     if states is not None and chunk_sum is not None:
@@ -248,8 +252,8 @@ def backward(
     """The gradients of the nine tensors, in order; an empty tensor for an absent one."""
     given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     sizes = sizes_of(u, A, B, C, cu_seqlens)
-    multiprocessors = _multiprocessors(u.device.index)
-    plan = plan or plans.plan_backward(sizes, multiprocessors)
+    properties = _device(u.device.index)
+    plan = plan or plans.plan_backward(sizes, properties)
     dtype, device = element_dtype(u, delta, B, C, z), u.device
     y_pre = kept[_kept_states(u, A, cu_seqlens) :]
 
@@ -282,7 +286,7 @@ def backward(
     ]
     states = None
     if split:
-        shape = reverse_plan or plans.plan_forward(sizes, multiprocessors)
+        shape = reverse_plan or plans.plan_forward(sizes, properties, dtype.itemsize)
         shape = replace(shape, chunk=plan.chunk)
         states, chunk_sum = _chunk_buffers(sizes, items, device)
         state_blocks = sizes.blocks(shape.channels)
@@ -296,7 +300,7 @@ def backward(
             (items * state_blocks, 1, 1),
             shape.threads,
             device=device,
-            shared=shape.shared(REVERSE, dtype.itemsize, False),
+            shared=shape.shared(REVERSE, dtype.itemsize),
         )
         scan_over_chunks(sizes, plan.chunk, A_, dlast, states, chunk_sum, dh0, reverse=True)
 

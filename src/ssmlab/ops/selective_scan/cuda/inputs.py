@@ -3,6 +3,7 @@
 Shapes: B batch, L length, D channels, N state, G groups, S sequences.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -34,7 +35,21 @@ def is_fast(
     """Whether the fast kernels take these: decided by shapes and dtypes alone."""
     dtype = compute_dtype(u, delta, A, B, C, D, z, delta_bias, initial_state)
     per_step = B.dim() > 2 and C.dim() > 2
-    return not A.is_complex() and per_step and dtype == torch.float32 and A.shape[1] <= FAST_STATES
+    if A.is_complex() or not per_step or dtype != torch.float32:
+        return False
+    limit = FAST_STATES
+    if element_dtype(u, delta, B, C, z) == torch.float32 and not _much_shared(u.device.index):
+        limit = FAST_STATES // 2
+    return A.shape[1] <= limit
+
+
+@functools.cache
+def _much_shared(index: int | None) -> bool:
+    """Whether blocks can have the shared memory that the most states take in float32."""
+    if not torch.cuda.is_available():
+        return True
+    properties = torch.cuda.get_device_properties(index or 0)
+    return properties.shared_memory_per_block_optin >= 128 * 1024
 
 
 def element_dtype(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Tensor | None) -> torch.dtype:
@@ -108,9 +123,12 @@ def checked_offsets(cu_seqlens: Tensor, length: int, device: torch.device) -> Te
 
 
 def rows(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """In this dtype, the last dimension contiguous; a copy only where needed."""
+    """In this dtype, the last dimension contiguous; a copy only where needed.
+
+    The kernels take a step between rows of up to 2^26 elements, so that 16 rows fit 32 bits.
+    """
     x = x.detach().to(dtype)
-    return x if x.stride(-1) == 1 else x.contiguous()
+    return x if x.stride(-1) == 1 and x.stride(1) <= 1 << 26 else x.contiguous()
 
 
 def dense(x: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor | None:

@@ -37,13 +37,12 @@ class ForwardPlan:
         """Threads a block."""
         return 32 * (self.WS * self.WC + self.PW)
 
-    def shared(self, mode: int, element: int, bf16: bool) -> int:
+    def shared(self, mode: int, element: int) -> int:
         """Bytes of shared memory a block for elements of so many bytes, as ForwardShape has it."""
         quads, n, feeders = 4 * self.WC, 4 * self.S * self.WS, 32 * self.PW
         floats = 4 * (2 * quads + 4) + 2 * n
         if not mode:
-            parts = self.WS if bf16 else 4 * self.WS
-            floats += 2 * (parts * (2 * quads + 4) + (8 if quads == 4 else 0))
+            floats += 2 * (4 * self.WS * (2 * quads + 4) + (8 if quads == 4 else 0))
         raw = 3 * self.TT * quads + 2 * feeders * -(-self.TT * n // 4 // feeders)
         return 8 * self.TT * floats + (self.AHEAD + 2) * 4 * element * raw
 
@@ -88,40 +87,49 @@ class BackwardPlan:
         return f"{self.WS}, {self.WC}, {self.TT}, {self.WIN}"
 
 
-def plan_forward(sizes: Sizes, multiprocessors: int) -> ForwardPlan:
-    """The layout for these sizes.
+@dataclass(frozen=True)
+class Device:
+    """What a layout depends on: multiprocessors and compute capability."""
+
+    multiprocessors: int = 132
+    capability: tuple[int, int] = (9, 0)
+
+
+def plan_forward(sizes: Sizes, device: Device, element: int) -> ForwardPlan:
+    """The layout for these sizes and elements of so many bytes.
 
     The more states a lane holds the less it loads, so four if that gives each scheduler one and a
     half warps. With fewer channels, two; with fewer still, four again and time split.
     """
-    schedulers = 4 * multiprocessors
+    schedulers = 4 * device.multiprocessors
     groups = sizes.sequences * -(-sizes.channels // 16)
     n = sizes.states
-    if n <= 4:
-        return _split(ForwardPlan(1, 1, 4, 4, 16, 2, 2), sizes, multiprocessors)
-    if n <= 8:
-        return _split(ForwardPlan(2, 1, 4, 4, 16, 2, 2), sizes, multiprocessors)
-    if n <= 16:
-        if 0.45 * schedulers <= groups < 1.5 * schedulers:
-            return ForwardPlan(2, 2, 2, 4, 16, 2, 2)
-        return _split(ForwardPlan(4, 1, 4, 4, 16, 2, 2), sizes, multiprocessors)
-    if n <= 32:
-        return _split(ForwardPlan(4, 2, 2, 4, 16, 2, 2), sizes, multiprocessors)
-    return _split(ForwardPlan(4, 4, 1, 2, 16, 2, 2), sizes, multiprocessors)
+    if n > 32:
+        return _split(ForwardPlan(4, 4, 1, 2, 16, 2, 2), sizes, device)
+    if n > 16:
+        return _split(ForwardPlan(4, 2, 2, 4, 16, 2, 2), sizes, device)
+    if n > 8 and 0.45 * schedulers <= groups < 1.5 * schedulers:
+        return ForwardPlan(2, 2, 2, 4, 16, 2, 2)
+    S = 4 if n > 8 else (2 if n > 4 else 1)
+    # Wide elements take twice the shared memory, so half the channels.
+    plan = ForwardPlan(S, 1, 4, 4, 16, 2, 2) if element == 2 else ForwardPlan(S, 1, 2, 2, 16, 2, 4)
+    return _split(plan, sizes, device)
 
 
-def _split(plan: ForwardPlan, sizes: Sizes, multiprocessors: int) -> ForwardPlan:
-    blocks = sizes.blocks(plan.channels)
-    return replace(plan, chunk=split_time(sizes, blocks, 2 * multiprocessors))
+def _split(plan: ForwardPlan, sizes: Sizes, device: Device) -> ForwardPlan:
+    wanted = plan.min_blocks * device.multiprocessors
+    return replace(plan, chunk=split_time(sizes, sizes.blocks(plan.channels), wanted))
 
 
-def plan_backward(sizes: Sizes, multiprocessors: int) -> BackwardPlan:
+def plan_backward(sizes: Sizes, device: Device) -> BackwardPlan:
     """The layout for these sizes: four warps a block, two blocks a multiprocessor."""
     WS = 1 if sizes.states <= 16 else (2 if sizes.states <= 32 else 4)
-    plan = BackwardPlan(WS, 4 // WS, 16, 16, 2)
+    # The assembler for 10.0 and newer does not fit a window of 16 steps into the registers.
+    plan = BackwardPlan(WS, 4 // WS, 16, 16 if device.capability < (10, 0) else 8, 2)
     blocks = sizes.blocks(plan.channels)
     # Two waves of blocks: a last wave that is half empty then costs less.
-    wanted = 4 * multiprocessors if 2 * sizes.sequences * blocks < 4 * multiprocessors else 0
+    few = sizes.sequences * blocks < 2 * device.multiprocessors
+    wanted = 4 * device.multiprocessors if few else 0
     return replace(plan, chunk=split_time(sizes, blocks, wanted))
 
 
@@ -138,13 +146,15 @@ def split_time(sizes: Sizes, blocks: int, wanted: int) -> int:
     return max(64, -(-steps // (32 * split)) * 32)
 
 
-def all_plans() -> tuple[list[ForwardPlan], list[BackwardPlan]]:
-    """Every layout that the two functions above can choose, without the chunk."""
+def all_plans(
+    device: Device, element: int
+) -> tuple[tuple[ForwardPlan, ...], tuple[BackwardPlan, ...]]:
+    """Every layout that the two functions above can choose for a device, without the chunk."""
     forwards: dict[ForwardPlan, None] = {}
     backwards: dict[BackwardPlan, None] = {}
-    for n in (4, 8, 16, 32, 64):
-        for batch in (1, 2, 4, 8, 16, 64):
+    for n in (16, 4, 8, 32, 64):
+        for batch in (8, 1, 2, 4):
             sizes = Sizes(batch, 2048, 2048, n, batch, 2048, 2048, 2048, None)
-            forwards[replace(plan_forward(sizes, 132), chunk=_WHOLE)] = None
-            backwards[replace(plan_backward(sizes, 132), chunk=_WHOLE)] = None
-    return list(forwards), list(backwards)
+            forwards[replace(plan_forward(sizes, device, element), chunk=_WHOLE)] = None
+            backwards[replace(plan_backward(sizes, device), chunk=_WHOLE)] = None
+    return tuple(forwards), tuple(backwards)

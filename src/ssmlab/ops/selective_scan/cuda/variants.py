@@ -4,29 +4,31 @@ import torch
 
 from ssmlab.ops._cuda import KernelSource
 from ssmlab.ops.selective_scan.cuda import fast, general
-from ssmlab.ops.selective_scan.cuda.plan import ForwardPlan, all_plans
+from ssmlab.ops.selective_scan.cuda.plan import Device, ForwardPlan, all_plans
 from ssmlab.ops.selective_scan.cuda.step import step_variants
 
 
-def variants() -> list[KernelSource]:
-    """Every layout for bf16 with aligned rows; the other dtypes and flags for the main layouts."""
-    forwards, backwards = all_plans()
+def variants(arch: str) -> list[KernelSource]:
+    """Every layout with aligned rows and without, in 16 and 32 bits; the rest for one layout."""
+    number = int(arch.removeprefix("sm_"))
+    device = Device(capability=(number // 10, number % 10))
     found: list[KernelSource] = [fast.chunks_source(False), fast.chunks_source(True)]
     types = (torch.bfloat16, torch.float16, torch.float32)
-    for plan in forwards:
-        found += [_forward(plan, torch.bfloat16, mode, True, True) for mode in (0, 1, 2)]
-        found += [_forward(plan, dtype, 0, True, False) for dtype in types]
-    for plan in backwards:
+    for dtype in (torch.bfloat16, torch.float32):
+        forwards, backwards = all_plans(device, dtype.itemsize)
+        for plan in forwards:
+            found += [_forward(plan, dtype, mode, True, True) for mode in (0, 1, 2)]
+            found.append(_forward(plan, dtype, 0, True, False))
+        for plan in backwards:
+            found += [fast.backward_source(plan, dtype, True, True, flag) for flag in (True, False)]
         found += [
-            fast.backward_source(plan, dtype, softplus=True, gate=True, aligned=aligned)
-            for dtype in types
-            for aligned in (True, False)
+            fast.backward_source(backwards[0], dtype, False, False, True),
+            _forward(forwards[0], dtype, 0, False, True),
         ]
+    forwards, backwards = all_plans(device, 2)
     found += [
-        fast.backward_source(
-            backwards[0], torch.bfloat16, softplus=False, gate=False, aligned=True
-        ),
-        _forward(forwards[0], torch.bfloat16, 0, False, True),
+        _forward(forwards[0], torch.float16, 0, True, True),
+        fast.backward_source(backwards[0], torch.float16, True, True, True),
     ]
     found += [fast.finish_source(dtype, aligned) for dtype in types for aligned in (True, False)]
     found += [

@@ -9,100 +9,18 @@
 // Sums over states go through shared memory, four steps at a time within a warp. Sums over channels,
 // dB = sum_d dh (delta u) and dC = sum_d h dy, are matrix products: their A operand is the layout of
 // the lanes as it is, B holds a step's vector in column t % 8 alone, so that one accumulator takes
-// eight steps. Blocks write their parts, which scan_sum_parts adds in a fixed order.
-
-struct BackwardParams {
-  const void *u, *delta, *z, *B, *C, *dout, *y_pre;
-  const float *A, *D, *bias, *kept, *chunk_state, *dlast;
-  void *du, *ddelta, *dz;
-  float *dBC, *dA, *dD, *dbias, *dh0;
-  const i64* offsets;
-  i64 u_b, u_t, delta_b, delta_t, z_b, z_t, B_b, B_t, B_g, C_b, C_t, C_g, dout_b, dout_t;
-  i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks, rows;
-};
-
-__device__ __forceinline__ float tf32_high(float x) {
-  return __uint_as_float(__float_as_uint(x) & 0xffffe000u);
-}
-// tf32 holds 11 bits of a factor: enough for 16-bit results; EXACT adds the products of the rest.
-template <bool EXACT>
-__device__ __forceinline__ void mma_step(float (&c)[4], const float (&a)[4], float b0, float b1) {
-  if constexpr (!EXACT) {
-    mma_tf32(c, a, b0, b1);
-  } else {
-    float rest[4];
-    const float h0 = tf32_high(b0), h1 = tf32_high(b1);
-#pragma unroll
-    for (int i = 0; i < 4; i++) rest[i] = a[i] - tf32_high(a[i]);
-    mma_tf32(c, a, h0, h1);  // the hardware drops the low bits of a
-    mma_tf32(c, a, b0 - h0, b1 - h1);
-    mma_tf32(c, rest, h0, h1);
-  }
-}
-
-template <typename T>
-struct IsFloat {
-  static constexpr bool value = false;
-};
-template <>
-struct IsFloat<float> {
-  static constexpr bool value = true;
-};
-
-template <int WS, int WC, int TT>
-struct BackwardShape {
-  static constexpr int N = 16 * WS;
-  static constexpr int CT = 8 * WC;
-  static constexpr int WARPS = WS * WC;
-  static constexpr int THREADS = 32 * WARPS;
-  static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
-  static constexpr int STEP = 144;           // floats a step of a warp's parts: 32 x 4, padded
-  static constexpr int RED = 36;             // floats a step of a warp's dB, dC: 2 x 16, padded
-  static constexpr int SUM_STRIDE = CT + 8;  // float2 a step of sums over states, padded
-  static constexpr int DX = TT * PairRows<QUADS>::STRIDE * 4;
-  static constexpr int DY = TT * PAIRS * 2;
-  static constexpr int SLOPE = TT * CT;
-  static constexpr int BC = TT * WS * 8 * 4;
-  static constexpr int SUM = TT * WS * SUM_STRIDE * 2;
-  static constexpr int PART = WARPS * 4 * STEP;
-  static constexpr int REDUCE = WARPS * TT * RED;
-  static constexpr int ROW_STEP = THREADS / QUADS, ROWS = TT > ROW_STEP ? TT / ROW_STEP : 1;
-  static constexpr int BC_ITEMS = TT * WS * 4, BC_STEPS = (BC_ITEMS + THREADS - 1) / THREADS;
-  static constexpr int RAW_QUADS = 6 * ROWS * THREADS;       // u twice, delta, dout, z, y before the gate
-  static constexpr int RAW_PAIRS = 4 * BC_STEPS * THREADS;   // states n, n + 8 of B and of C
-  static constexpr int KEPT = 2 * (TT / SEGMENT) * 2 * THREADS * 2;
-  static constexpr int FLOATS = KEPT + DX + DY + SLOPE + BC + SUM + PART + REDUCE + THREADS * 8 + CT * 2;
-};
-
-// Where a block's tensors start (its batch entry, chunk and channels), in shared memory: in
-// registers these would take what the window needs, made anew they would cost more than the loads.
-// The same value, of which the compiler does not know that it stays the same: what follows from it
-// is then made anew in each tile, not kept in registers.
-__device__ __forceinline__ int opaque(int x) {
-  asm volatile("" : "+r"(x));
-  return x;
-}
-
-enum Base { AT_U, AT_DELTA, AT_DOUT, AT_Z, AT_Y_PRE, AT_DZ, AT_DU, AT_DDELTA, AT_B, AT_C, AT_DBC, AT_KEPT, BASES };
-
-template <typename T>
-__device__ __forceinline__ T* offset(const u64* bases, Base which, int t0, int row_step, int within) {
-  // 32-bit products, 64-bit sums: a tile's first row, then rows and channels within the tile.
-  T* base = reinterpret_cast<T*>(bases[which]);
-  __builtin_assume(__isGlobal(base));
-  return base + i64(t0) * row_step + within;
-}
+// eight steps. Blocks write their parts, which scan_finish adds in a fixed order.
 
 template <typename T, int WS, int WC, int TT, int WIN, bool SOFTPLUS, bool GATE, bool ALIGNED,
           int MIN_BLOCKS>
 __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(BackwardParams p) {
   using F = BackwardShape<WS, WC, TT>;
+  using Rows = PairRows<F::QUADS>;
   using Raw = typename Quad<T>::Raw;
   constexpr bool EXACT = IsFloat<T>::value;
   constexpr int ROW_STEP = F::ROW_STEP, ROWS = F::ROWS, BC_STEPS = F::BC_STEPS, PARTS = TT / SEGMENT;
 
   extern __shared__ __align__(16) float shared[];
-  using Rows = PairRows<F::QUADS>;
   float4* s_dx = reinterpret_cast<float4*>(shared);  // [TT][STRIDE] delta, delta u of a pair
   float2* s_dy = reinterpret_cast<float2*>(shared + F::DX);               // [TT][PAIRS]
   float4* s_slope = reinterpret_cast<float4*>(shared + F::DX + F::DY);    // [TT][QUADS] of softplus
@@ -115,21 +33,18 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
   // What the next tile needs is copied here while this one is run: by each thread for itself.
   float2* s_kept = reinterpret_cast<float2*>(s_bias + 2 * F::QUADS);       // [2][PARTS][2][THREADS]
   Raw* s_raw = reinterpret_cast<Raw*>(s_kept + 2 * PARTS * 2 * F::THREADS);  // [6][ROWS][THREADS]
-  typename Pair<T>::Raw* s_raw_bc =
-      reinterpret_cast<typename Pair<T>::Raw*>(s_raw + F::RAW_QUADS);        // [4][BC_STEPS][THREADS]
+  auto* s_raw_bc = reinterpret_cast<typename Pair<T>::Raw*>(s_raw + F::RAW_QUADS);  // [4][BC_STEPS][THREADS]
   u64* s_base = reinterpret_cast<u64*>(s_raw_bc + F::RAW_PAIRS);             // [BASES]
 
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, g = lane >> 2, q = lane & 3;
-  const int wc = warp % WC, ws = warp / WC;
+  const int wc = warp % WC, ws = warp / WC, N = int(p.states);
   const i64 item = blockIdx.x / p.blocks, block = blockIdx.x % p.blocks;
   const Span span = find_span(item, p.offsets, p.sequences, p.length, p.chunk);
   if (span.empty) return;
   const Channels ch = find_channels(block, p.segment, F::CT);
-  const int pair = wc * 4 + q;  // this lane's pair of channels in the tile
-  const int n0 = ws * 16 + g;   // its states are n0 and n0 + 8
+  const int pair = wc * 4 + q, n0 = ws * 16 + g;  // this lane's channels 2 pair (+1), states n0 (+8)
   const i64 D = p.channels, d_lane = ch.first + 2 * pair;
-  const int N = int(p.states), lane_valid = ch.count - 2 * pair;
-
+  const int lane_valid = ch.count - 2 * pair;
   float A[2][2], carry[2][2], dA[2][2];  // [channel][state]
 #pragma unroll
   for (int j = 0; j < 2; j++)
@@ -144,39 +59,17 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
       else if (real && p.dlast != nullptr) carry[j][s] = p.dlast[(span.sequence * D + d) * N + n];
     }
 
-  // What this thread loads: channels 4 lq ... 4 lq + 3 of rows lr, lr + ROW_STEP, ... of a tile.
   const int steps = int(span.to - span.from);
   const bool whole = ALIGNED && ch.count == F::CT && N == F::N;
   const float4 none = make_float4(0.f, 0.f, 0.f, 0.f);
   // Sums for dD and dbias of this thread's channels.
   s_own[tid] = none, s_own[F::THREADS + tid] = none;
   if (tid < F::QUADS) {
-    const i64 d = ch.first + 4 * tid;
-    const int valid = ch.count - 4 * tid;
-    s_bias[tid] = p.bias != nullptr ? load_quad<float, false, false>(p.bias + d, valid) : none;
-    s_bias[F::QUADS + tid] = p.D != nullptr ? load_quad<float, false, false>(p.D + d, valid) : none;
+    const i64 d = ch.first + 4 * tid, valid = ch.count - 4 * tid;
+    s_bias[tid] = p.bias != nullptr ? load_quad<float, false, false>(p.bias + d, int(valid)) : none;
+    s_bias[F::QUADS + tid] = p.D != nullptr ? load_quad<float, false, false>(p.D + d, int(valid)) : none;
   }
-  if (tid == 0) {
-    auto at = [&](const void* tensor, i64 batch_step, i64 row_step) {
-      return u64(static_cast<const T*>(tensor) +
-                 (span.batch * batch_step + span.from * row_step + ch.first));
-    };
-    const i64 dense = p.length * D;  // tensors we allocate are (B, L, D)
-    s_base[AT_U] = at(p.u, p.u_b, p.u_t);
-    s_base[AT_DELTA] = at(p.delta, p.delta_b, p.delta_t);
-    s_base[AT_DOUT] = at(p.dout, p.dout_b, p.dout_t);
-    s_base[AT_Z] = at(p.z, p.z_b, p.z_t);
-    s_base[AT_Y_PRE] = at(p.y_pre, dense, D);
-    s_base[AT_DZ] = at(p.dz, dense, D);
-    s_base[AT_DU] = at(p.du, dense, D);
-    s_base[AT_DDELTA] = at(p.ddelta, dense, D);
-    s_base[AT_B] = at(p.B, p.B_b, p.B_t) + (ch.first / p.group_B * p.B_g - ch.first) * sizeof(T);
-    s_base[AT_C] = at(p.C, p.C_b, p.C_t) + (ch.first / p.group_C * p.C_g - ch.first) * sizeof(T);
-    // Kept states of this chunk's first segment; the next segment's lie N D behind.
-    const i64 kept = kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT;
-    s_base[AT_KEPT] = u64(p.kept + kept * N * D + ch.first);
-    s_base[AT_DBC] = u64(p.dBC + (block * p.rows + span.batch * p.length + span.from) * 2 * N);
-  }
+  if (tid == 0) set_bases<T>(s_base, p, span, ch, block);
   __syncthreads();
 
   // Slots of this thread: u of odd tiles lies apart, since u is read once more when the next tile is
@@ -211,14 +104,15 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
 #pragma unroll
       for (int i = 0; i < BC_STEPS; i++) {
         const int e = own_id + i * F::THREADS, r = e / (WS * 4), n = e / 4 % WS * 16 + e % 4 * 2;
-        const bool row = (F::BC_ITEMS % F::THREADS == 0 || e < F::BC_ITEMS) && (FULL || t0 + r < steps);
+        if (F::BC_ITEMS % F::THREADS && e >= F::BC_ITEMS) break;
+        const bool row = FULL || t0 + r < steps;
         const T* from = offset<const T>(s_base, which, t0, row_step, row ? r * row_step + n : 0);
 #pragma unroll
         for (int k = 0; k < 2; k++) {
           auto* to = s_raw_bc + ((slot + k) * BC_STEPS + i) * F::THREADS + own_id;
           const int left = row ? N - n - 8 * k : 0;
           if constexpr (ALIGNED) {
-            copy_async<sizeof(*to), false>(to, left > 0 ? from + 8 * k : from, left > 0);
+            copy_async<sizeof(*to), FULL>(to, FULL || left > 0 ? from + 8 * k : from, left > 0);
           } else {
             const T zero = from_float<T>(0.f);
             *to = Pair<T>::join(left > 0 ? from[8 * k] : zero, left > 1 ? from[8 * k + 1] : zero);
@@ -285,14 +179,8 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
           const float4 w = quad(RAW_Z), v = quad(RAW_Y);
           const float4 s = make_float4(sigmoid(w.x), sigmoid(w.y), sigmoid(w.z), sigmoid(w.w));
           const float4 gate = make_float4(w.x * s.x, w.y * s.y, w.z * s.z, w.w * s.w);
-          // d (w s) / dw = s + w s (1 - s)
-          T* dz = offset<T>(s_base, AT_DZ, t0, dense_t, dense_at);
-          store_quad<T, ALIGNED, FULL>(
-              dz + i * ROW_STEP * dense_t,
-              make_float4(
-                  dy.x * v.x * fmaf(gate.x, 1.f - s.x, s.x), dy.y * v.y * fmaf(gate.y, 1.f - s.y, s.y),
-                  dy.z * v.z * fmaf(gate.z, 1.f - s.z, s.z), dy.w * v.w * fmaf(gate.w, 1.f - s.w, s.w)),
-              n);
+          T* dz = offset<T>(s_base, AT_DZ, t0, dense_t, dense_at) + i * ROW_STEP * dense_t;
+          store_quad<T, ALIGNED, FULL>(dz, gate_gradient(dy, v, gate, s), n);
           dy.x *= gate.x, dy.y *= gate.y, dy.z *= gate.z, dy.w *= gate.w;
         }
         own.x = fmaf(dy.x, x.x, own.x), own.y = fmaf(dy.y, x.y, own.y);
@@ -365,7 +253,7 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
           }
         }
         float sum_B[4], sum_C[4];
-        float4 held = none;
+        float4 held;
         // With registers to spare, a step's operands are loaded while the step after it is run.
         constexpr bool EARLY = WIN == SEGMENT;
         float4 next_dx = dx_at[(w0 + WIN - 1) * Rows::STRIDE];
@@ -406,25 +294,14 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
           const bool mine = g == i % 8;
           mma_step<EXACT>(sum_C, hh, mine ? dy.x : 0.f, mine ? dy.y : 0.f);
           mma_step<EXACT>(sum_B, dh, mine ? dx.y : 0.f, mine ? dx.w : 0.f);
-          float* part = s_part + warp * 4 * F::STEP;
+          float* part = s_part + warp * 4 * F::STEP + g * 16 + q * 4;
           // Stored a step late, behind the loads of the next step: those are not moved ahead of it.
-          if (i % 4 != 3)
-            *reinterpret_cast<float4*>(part + (i % 4 + 1) * F::STEP + g * 16 + q * 4) = held;
+          if (i % 4 != 3) *reinterpret_cast<float4*>(part + (i % 4 + 1) * F::STEP) = held;
           held = make_float4(v[0], v[1], v[2], v[3]);
-          if (i % 4 == 0) *reinterpret_cast<float4*>(part + g * 16 + q * 4) = held;
           if (i % 4 == 0) {
-            // Lane l adds the parts of channel l % 8 at step l / 8 of these four.
-            __syncwarp();
-            const int c = lane & 7, r = lane >> 3;
-            const float2* from = reinterpret_cast<const float2*>(part + r * F::STEP) + c;
-            float2 total = from[0];
-#pragma unroll
-            for (int k = 1; k < 8; k++) {
-              const float2 one = from[k * 8];
-              total.x += one.x, total.y += one.y;
-            }
-            s_sum[((t + r) * WS + ws) * F::SUM_STRIDE + wc * 8 + c] = make_float2(total.x, total.y * LN2);
-            __syncwarp();
+            *reinterpret_cast<float4*>(part) = held;
+            sum_states<F::STEP>(s_part + warp * 4 * F::STEP,
+                                s_sum + (t * WS + ws) * F::SUM_STRIDE + wc * 8, WS * F::SUM_STRIDE, lane);
           }
           if (i % 8 == 0) {
             float* red = s_red + (warp * TT + t) * F::RED + g;
@@ -456,9 +333,9 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
         for (int k = 0; k < WS; k++) {
           const float4* at =
               reinterpret_cast<const float4*>(s_sum + (r * WS + k) * F::SUM_STRIDE + 4 * lq);
-          const float4 a = at[0], b = at[1];
-          v0.x += a.x, v0.y += a.y, v0.z += a.z, v0.w += a.w;
-          v1.x += b.x, v1.y += b.y, v1.z += b.z, v1.w += b.w;
+          const float4 one = at[0], two = at[1];
+          v0.x += one.x, v0.y += one.y, v0.z += one.z, v0.w += one.w;
+          v1.x += two.x, v1.y += two.y, v1.z += two.z, v1.w += two.w;
         }
         float4 grad = make_float4(fmaf(x.x, v0.x, v0.y), fmaf(x.y, v0.z, v0.w),
                                   fmaf(x.z, v1.x, v1.y), fmaf(x.w, v1.z, v1.w));
@@ -503,7 +380,6 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
     // The next tile's loads write s_dx, s_dy, s_bc, of which s_dx and s_dy are read above.
     __syncthreads();
   }
-
 #pragma unroll
   for (int j = 0; j < 2; j++)
 #pragma unroll
@@ -515,64 +391,10 @@ __global__ void __launch_bounds__(32 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
     }
   __syncthreads();
   if (tid < F::QUADS) {
-    float4 total_D = none, total_bias = none;
-    for (int k = 0; k < ROW_STEP; k++) {
-      const float4 a = s_own[k * F::QUADS + tid], b = s_own[F::THREADS + k * F::QUADS + tid];
-      total_D.x += a.x, total_D.y += a.y, total_D.z += a.z, total_D.w += a.w;
-      total_bias.x += b.x, total_bias.y += b.y, total_bias.z += b.z, total_bias.w += b.w;
-    }
-    store_quad<float, false, false>(p.dD + item * D + ch.first + 4 * tid, total_D, ch.count - 4 * tid);
-    store_quad<float, false, false>(p.dbias + item * D + ch.first + 4 * tid, total_bias, ch.count - 4 * tid);
+    const i64 at = item * D + ch.first + 4 * tid;
+    const int left = ch.count - 4 * tid;
+    store_quad<float, false, false>(p.dD + at, sum_threads<F::QUADS, ROW_STEP>(s_own + tid), left);
+    store_quad<float, false, false>(p.dbias + at,
+                                    sum_threads<F::QUADS, ROW_STEP>(s_own + F::THREADS + tid), left);
   }
-}
-
-// What remains after scan_backward: dB and dC from the parts of blocks of channels, and dA, dD and
-// dbias from those of items, each sum in the order of its parts. One launch, blocks of 256 threads:
-// first those of dB and dC (four states a thread), then those of dA, then of dD and dbias.
-struct FinishParams {
-  const float *dBC, *dA, *dD, *dbias;  // (blocks, rows, 2, N), (items, N, D), (items, D) twice
-  void *out_B, *out_C;                 // (rows, groups, N)
-  float *out_A, *out_D, *out_bias;     // (D, N), (D,), (D,)
-  i64 rows, states, channels, items, blocks, groups_B, groups_C, blocks_BC, blocks_A;
-};
-
-template <typename T, bool ALIGNED>
-__global__ void __launch_bounds__(256) scan_finish(FinishParams p) {
-  const i64 N = p.states, D = p.channels;
-  i64 block = blockIdx.x;
-  if (block < p.blocks_BC) {
-    const i64 id = block * 256 + threadIdx.x, quads = (N + 3) / 4;
-    const i64 row = id / (2 * quads), which = id / quads % 2, n = id % quads * 4;
-    if (row >= p.rows) return;
-    const i64 groups = which ? p.groups_C : p.groups_B, per_group = p.blocks / groups;
-    T* out = static_cast<T*>(which ? p.out_C : p.out_B);
-    const i64 stride = p.rows * 2 * N;
-    for (i64 group = 0; group < groups; group++) {
-      const float* at = p.dBC + group * per_group * stride + (row * 2 + which) * N + n;
-      float4 total = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll 8
-      for (i64 k = 0; k < per_group; k++) {
-        const float4 one = load_quad<float, ALIGNED, ALIGNED>(at + k * stride, int(N - n));
-        total.x += one.x, total.y += one.y, total.z += one.z, total.w += one.w;
-      }
-      store_quad<T, ALIGNED, ALIGNED>(out + (row * groups + group) * N + n, total, int(N - n));
-    }
-    return;
-  }
-  block -= p.blocks_BC;
-  auto sum = [&](const float* parts, i64 size, i64 at) {
-    float total = 0.f;
-#pragma unroll 8
-    for (i64 k = 0; k < p.items; k++) total += parts[k * size + at];
-    return total;
-  };
-  if (block < p.blocks_A) {
-    const i64 id = block * 256 + threadIdx.x;
-    if (id < N * D) p.out_A[id % D * N + id / D] = sum(p.dA, N * D, id);
-    return;
-  }
-  const i64 d = (block - p.blocks_A) * 256 + threadIdx.x;
-  if (d >= D) return;
-  p.out_D[d] = sum(p.dD, D, d);
-  p.out_bias[d] = sum(p.dbias, D, d);
 }

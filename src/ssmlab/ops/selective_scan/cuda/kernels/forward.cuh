@@ -10,65 +10,10 @@
 // MODE 0: outputs. MODE 1: only the chunk's last state from zero, and the sum of its deltas.
 // MODE 2: the same backwards in time for the gradient: carry = a (C dy + carry), from zero.
 
-struct ForwardParams {
-  const void *u, *delta, *z, *B, *C, *dout;
-  const float *A, *D, *bias, *h0;
-  void *y, *y_pre;
-  float *last, *kept, *chunk_state, *chunk_sum;
-  const i64* offsets;
-  i64 u_b, u_t, delta_b, delta_t, z_b, z_t, B_b, B_t, B_g, C_b, C_t, C_g, dout_b, dout_t;
-  i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks;
-};
-
-__device__ __forceinline__ void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
-
-// Shared memory of delta and delta u: for each step the even pairs of channels, then the odd ones,
-// so that both a thread's two stores and the lanes' loads are free of bank conflicts.
-template <int QUADS>
-struct PairRows {
-  static constexpr int HALF = QUADS % 8 == 4 ? QUADS : QUADS + 4;
-  static constexpr int STRIDE = HALF + QUADS + (QUADS % 8 == 4 ? 4 : 0);  // float4 a step
-  static __device__ __forceinline__ int at(int pair) { return (pair & 1) * HALF + (pair >> 1); }
-};
-
-template <typename T>
-struct IsBf16 {
-  static constexpr bool value = false;
-};
-template <>
-struct IsBf16<bf16> {
-  static constexpr bool value = true;
-};
-
-// MMA: y is summed by matrix products in tf32, whose error lies far below that of bf16 results.
-template <int S, int WS, int WC, int PW, int TT, int AHEAD, bool MMA>
-struct ForwardShape {
-  static constexpr int N = 4 * S * WS;  // states, padded
-  static constexpr int CT = 16 * WC;    // channels
-  static constexpr int RUNNERS = 32 * WS * WC, FEEDERS = 32 * PW, THREADS = RUNNERS + FEEDERS;
-  static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
-  static constexpr int PARTS = MMA ? WS : 4 * WS;  // parts of y: of warps, or of lanes
-  static constexpr int Y_STRIDE = PAIRS + 4;  // in float2; the padding avoids bank conflicts
-  static constexpr int DX = TT * PairRows<QUADS>::STRIDE * 4, BC = TT * N;
-  static constexpr int Y_ROW = PARTS * Y_STRIDE + (QUADS == 4 ? 8 : 0);  // in float2, a step
-  static constexpr int Y = TT * Y_ROW * 2;
-  // Feeders copy AHEAD tiles ahead; u and z stay until the tile's outputs are stored.
-  static constexpr int ROW_STEP = FEEDERS / QUADS, ROWS = TT / ROW_STEP, RING = AHEAD + 2;
-  static constexpr int BC_QUADS = TT * N / 4, BC_STEPS = (BC_QUADS + FEEDERS - 1) / FEEDERS;
-  static constexpr int RAW = (3 * ROWS + 2 * BC_STEPS) * FEEDERS;  // quads a tile
-  static constexpr int V = 4 / S;  // steps whose B (or C) a lane loads at once
-
-  // Where B of a step and state lies: the V steps x S states of a lane are together.
-  static __device__ __forceinline__ int bc(int t, int n) {
-    return ((t / V) * (N / S) + n / S) * 4 + t % V * S + n % S;
-  }
-};
-
 template <typename T, int S, int WS, int WC, int PW, int TT, int AHEAD, int MODE, bool SOFTPLUS, bool GATE,
           bool SAVE, bool ALIGNED, int MIN_BLOCKS>
 __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(ForwardParams p) {
-  constexpr bool MMA = IsBf16<T>::value;
-  using F = ForwardShape<S, WS, WC, PW, TT, AHEAD, MMA>;
+  using F = ForwardShape<S, WS, WC, PW, TT, AHEAD>;
   using Rows = PairRows<F::QUADS>;
   using Raw = typename Quad<T>::Raw;
   constexpr bool REVERSE = MODE == 2, LOAD_Z = GATE && MODE != 1, OUTPUT = MODE == 0;
@@ -117,8 +62,8 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
              n0 * D + d_lane;
     const float4* dx_lane = s_dx + Rows::at(pair);
     const float* b_lane = s_B + (ws * 4 + q) * 4;
-    const float* c_lane = MMA ? s_C + g * F::N + n0 : s_C + (ws * 4 + q) * 4;
-    float2* y_lane = s_y + (MMA ? 2 * q * F::Y_ROW + ws * F::Y_STRIDE : (ws * 4 + q) * F::Y_STRIDE) + pair;
+    const float* c_lane = s_C + (ws * 4 + q) * 4;
+    float2* y_lane = s_y + (ws * 4 + q) * F::Y_STRIDE + pair;
 
     block_barrier();
 #pragma unroll 1
@@ -147,46 +92,30 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
         float2* y_at = y_lane + (odd * TT + s0) * F::Y_ROW;
         // A group of V steps is loaded before the one before it is run: the compiler moves no load
         // ahead of the stores of y.
-        constexpr int GROUPS = SEGMENT / F::V, EIGHT = 8 / F::V;
+        constexpr int GROUPS = SEGMENT / F::V, UNROLL = S == 1 ? 2 : 4;
         float4 next_b, next_c = make_float4(0.f, 0.f, 0.f, 0.f), next_dx[F::V];
         auto load_group = [&](int k) {
           const int group = REVERSE ? GROUPS - 1 - k : k;
           next_b = *reinterpret_cast<const float4*>(b_at + group * F::V * F::N);
-          if constexpr (OUTPUT && !MMA) next_c = *reinterpret_cast<const float4*>(c_at + group * F::V * F::N);
+          if constexpr (OUTPUT) next_c = *reinterpret_cast<const float4*>(c_at + group * F::V * F::N);
 #pragma unroll
           for (int v = 0; v < F::V; v++) next_dx[v] = dx_at[(group * F::V + v) * Rows::STRIDE];
         };
         load_group(0);
-        // As a matrix product: a step's states are the 16 x 4 S operand as they lie in the lanes
-        // (rows: channels), C of the step the column t % 8 of the other, zero elsewhere.
-        float y_sum[2][4], c_own[S];
-#pragma unroll 1
-        for (int k0 = 0; k0 < GROUPS; k0 += EIGHT)
-#pragma unroll
-        for (int k1 = 0; k1 < EIGHT; k1++) {
-          const int k = k0 + k1;
+#pragma unroll UNROLL
+        for (int k = 0; k < GROUPS; k++) {
           const int group = REVERSE ? GROUPS - 1 - k : k;
           const float b[4] = {next_b.x, next_b.y, next_b.z, next_b.w};
           const float c[4] = {next_c.x, next_c.y, next_c.z, next_c.w};
           float4 own_dx[F::V];
 #pragma unroll
           for (int v = 0; v < F::V; v++) own_dx[v] = next_dx[v];
-          // Behind the last group lies other shared memory, of which nothing is made.
-          load_group(REVERSE && k + 1 == GROUPS ? k : k + 1);
+          load_group(k + 1 < GROUPS ? k + 1 : k);
 #pragma unroll
           for (int vk = 0; vk < F::V; vk++) {
             const int v = REVERSE ? F::V - 1 - vk : vk, t = group * F::V + v;
-            const int column = k1 * F::V + v;  // t % 8
             const float4 dx = own_dx[v];
             float y0 = 0.f, y1 = 0.f;
-            if constexpr (MMA && OUTPUT) {
-              if (column == 0) {
-#pragma unroll
-                for (int i = 0; i < S; i++) c_own[i] = c_at[t * F::N + i];
-#pragma unroll
-                for (int i = 0; i < 4; i++) y_sum[0][i] = y_sum[1][i] = 0.f;
-              }
-            }
             if constexpr (!OUTPUT) sum[0] += dx.x, sum[1] += dx.z;
 #pragma unroll
             for (int i = 0; i < S; i++) {
@@ -199,28 +128,12 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
                 h[0][i] = fmaf(a0, h[0][i], dx.y * factor);
                 h[1][i] = fmaf(a1, h[1][i], dx.w * factor);
               }
-              if constexpr (OUTPUT && !MMA) {
+              if constexpr (OUTPUT) {
                 y0 = fmaf(c[v * S + i], h[0][i], y0);
                 y1 = fmaf(c[v * S + i], h[1][i], y1);
               }
             }
-            if constexpr (OUTPUT && MMA) {
-              const bool mine = g == column;
-              if constexpr (S == 1) {
-                mma_tf32(y_sum[0], {h[0][0], h[1][0]}, mine ? c_own[0] : 0.f);
-              } else {
-#pragma unroll
-                for (int i = 0; i < S; i += 2)
-                  mma_tf32(y_sum[i / 2], {h[0][i], h[1][i], h[0][i + 1], h[1][i + 1]},
-                           mine ? c_own[i] : 0.f, mine ? c_own[i + 1] : 0.f);
-              }
-              if (column == 7) {
-                float2* to = y_at + (t - 7) * F::Y_ROW;
-                to[0] = make_float2(y_sum[0][0] + y_sum[1][0], y_sum[0][2] + y_sum[1][2]);
-                to[F::Y_ROW] = make_float2(y_sum[0][1] + y_sum[1][1], y_sum[0][3] + y_sum[1][3]);
-              }
-            }
-            if constexpr (OUTPUT && !MMA) y_at[t * F::Y_ROW] = make_float2(y0, y1);
+            if constexpr (OUTPUT) y_at[t * F::Y_ROW] = make_float2(y0, y1);
           }
         }
       }
@@ -340,12 +253,10 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
 #pragma unroll
     for (int i = 0; i < BC_STEPS; i++) {
       if (BC_QUADS % F::FEEDERS && fid + i * F::FEEDERS >= BC_QUADS) break;
-      auto put = [&](float* to, float4 v, auto by_step) {
+      auto put = [&](float* to, float4 v) {
         to += odd * F::BC;
         const int t = br + i * BC_ROWS;
-        if constexpr (decltype(by_step)::value) {
-          *reinterpret_cast<float4*>(to + t * F::N + bn) = v;
-        } else if constexpr (S == 4) {
+        if constexpr (S == 4) {
           *reinterpret_cast<float4*>(to + F::bc(t, bn)) = v;
         } else if constexpr (S == 2) {
           *reinterpret_cast<float2*>(to + F::bc(t, bn)) = make_float2(v.x, v.y);
@@ -355,8 +266,8 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
           to[F::bc(t, bn + 2)] = v.z, to[F::bc(t, bn + 3)] = v.w;
         }
       };
-      put(s_B, Quad<T>::unpack(raw[(RAW_B + i) * F::FEEDERS]), Ragged());
-      if constexpr (OUTPUT) put(s_C, Quad<T>::unpack(raw[(RAW_C + i) * F::FEEDERS]), IsBf16<T>());
+      put(s_B, Quad<T>::unpack(raw[(RAW_B + i) * F::FEEDERS]));
+      if constexpr (OUTPUT) put(s_C, Quad<T>::unpack(raw[(RAW_C + i) * F::FEEDERS]));
     }
   };
 
@@ -415,49 +326,4 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
   if constexpr (OUTPUT) {
     if (tiles > 0) store_tile(tiles - 1);
   }
-}
-
-// From chunks' own states to the state each starts from, in place: chunk after chunk of a sequence
-// (REVERSE: from its end, and then the result is also the gradient of the initial state).
-struct ChunkParams {
-  const float *A, *start, *chunk_sum;
-  float *chunk_state, *first;
-  const i64* offsets;
-  i64 sequences, length, channels, states, chunk;
-};
-
-template <bool REVERSE>
-__global__ void __launch_bounds__(256) scan_chunks(ChunkParams p) {
-  const i64 D = p.channels, N = p.states;
-  const i64 id = i64(blockIdx.x) * 256 + threadIdx.x;
-  if (id >= p.sequences * N * D) return;
-  const i64 sequence = id / (N * D), n = id / D % N, d = id % D;
-  Span span;
-  span.sequence = sequence;
-  span.begin = p.offsets ? clamped(p.offsets, sequence, p.length) : 0;
-  span.end = p.offsets ? clamped(p.offsets, sequence + 1, p.length) : p.length;
-  const i64 first = first_item(span, p.offsets, p.length, p.chunk);
-  const i64 steps = span.end > span.begin ? span.end - span.begin : 0;
-  const i64 count = steps == 0 ? 1 : (steps + p.chunk - 1) / p.chunk;
-  const float A = p.A[d * N + n] * LOG2E;
-  float h = p.start != nullptr ? p.start[(sequence * D + d) * N + n] : 0.f;
-  // Loads of a few chunks at once: one after the other, their latency would be most of the time.
-  constexpr int BATCH = 8;
-  for (i64 k0 = 0; k0 < count; k0 += BATCH) {
-    float own[BATCH], sum[BATCH];
-    auto item_of = [&](int k) { return first + (REVERSE ? count - 1 - (k0 + k) : k0 + k); };
-#pragma unroll
-    for (int k = 0; k < BATCH; k++) {
-      const bool real = k0 + k < count;
-      own[k] = real ? p.chunk_state[(item_of(k) * N + n) * D + d] : 0.f;
-      sum[k] = real ? p.chunk_sum[item_of(k) * D + d] : 0.f;
-    }
-#pragma unroll
-    for (int k = 0; k < BATCH; k++) {
-      if (k0 + k >= count) break;
-      p.chunk_state[(item_of(k) * N + n) * D + d] = h;
-      h = fmaf(exp2_fast(A * sum[k]), h, own[k]);
-    }
-  }
-  if (p.first != nullptr) p.first[(sequence * D + d) * N + n] = h;
 }

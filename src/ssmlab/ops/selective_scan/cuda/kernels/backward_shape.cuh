@@ -1,0 +1,143 @@
+// Arguments and shared memory of the backward kernel; backward.cuh says what it does.
+
+struct BackwardParams {
+  const void *u, *delta, *z, *B, *C, *dout, *y_pre;
+  const float *A, *D, *bias, *kept, *chunk_state, *dlast;
+  void *du, *ddelta, *dz;
+  float *dBC, *dA, *dD, *dbias, *dh0;
+  const i64* offsets;
+  i64 u_b, u_t, delta_b, delta_t, z_b, z_t, B_b, B_t, B_g, C_b, C_t, C_g, dout_b, dout_t;
+  i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks, rows;
+};
+
+__device__ __forceinline__ float tf32_high(float x) {
+  return __uint_as_float(__float_as_uint(x) & 0xffffe000u);
+}
+// tf32 holds 11 bits of a factor: enough for 16-bit results; EXACT adds the products of the rest.
+template <bool EXACT>
+__device__ __forceinline__ void mma_step(float (&c)[4], const float (&a)[4], float b0, float b1) {
+  if constexpr (!EXACT) {
+    mma_tf32(c, a, b0, b1);
+  } else {
+    float rest[4];
+    const float h0 = tf32_high(b0), h1 = tf32_high(b1);
+#pragma unroll
+    for (int i = 0; i < 4; i++) rest[i] = a[i] - tf32_high(a[i]);
+    mma_tf32(c, a, h0, h1);  // the hardware drops the low bits of a
+    mma_tf32(c, a, b0 - h0, b1 - h1);
+    mma_tf32(c, rest, h0, h1);
+  }
+}
+
+template <typename T>
+struct IsFloat {
+  static constexpr bool value = false;
+};
+template <>
+struct IsFloat<float> {
+  static constexpr bool value = true;
+};
+
+template <int WS, int WC, int TT>
+struct BackwardShape {
+  static constexpr int N = 16 * WS;
+  static constexpr int CT = 8 * WC;
+  static constexpr int WARPS = WS * WC;
+  static constexpr int THREADS = 32 * WARPS;
+  static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
+  static constexpr int STEP = 144;           // floats a step of a warp's parts: 32 x 4, padded
+  static constexpr int RED = 36;             // floats a step of a warp's dB, dC: 2 x 16, padded
+  static constexpr int DX = TT * PairRows<QUADS>::STRIDE * 4;
+  static constexpr int DY = TT * PAIRS * 2;
+  static constexpr int SLOPE = TT * CT;
+  static constexpr int BC = TT * WS * 8 * 4;
+  static constexpr int SUM_STRIDE = CT + 8;  // float2 a step of sums over states, padded
+  static constexpr int SUM = TT * WS * SUM_STRIDE * 2;
+  static constexpr int PART = WARPS * 4 * STEP;
+  static constexpr int REDUCE = WARPS * TT * RED;
+  static constexpr int ROW_STEP = THREADS / QUADS, ROWS = TT > ROW_STEP ? TT / ROW_STEP : 1;
+  static constexpr int BC_ITEMS = TT * WS * 4, BC_STEPS = (BC_ITEMS + THREADS - 1) / THREADS;
+  static constexpr int RAW_QUADS = 6 * ROWS * THREADS;       // u twice, delta, dout, z, y before the gate
+  static constexpr int RAW_PAIRS = 4 * BC_STEPS * THREADS;   // states n, n + 8 of B and of C
+  static constexpr int KEPT = 2 * (TT / SEGMENT) * 2 * THREADS * 2;
+  static constexpr int FLOATS = KEPT + DX + DY + SLOPE + BC + SUM + PART + REDUCE + THREADS * 8 + CT * 2;
+};
+
+// The same value, of which the compiler does not know that it stays the same: what follows from it
+// is then made anew in each tile, not kept in registers.
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+// Where a block's tensors start (its batch entry, chunk and channels), in shared memory: in
+// registers these would take what the window needs, made anew they would cost more than the loads.
+enum Base {
+  AT_U, AT_DELTA, AT_DOUT, AT_Z, AT_Y_PRE, AT_DZ, AT_DU, AT_DDELTA, AT_B, AT_C, AT_DBC, AT_KEPT, BASES
+};
+
+template <typename T>
+__device__ __forceinline__ void set_bases(u64* bases, const BackwardParams& p, const Span& span,
+                                          const Channels& ch, i64 block) {
+  const i64 D = p.channels, N = p.states, dense = p.length * D;  // we allocate dense (B, L, D)
+  auto at = [&](const void* tensor, i64 batch_step, i64 row_step) {
+    return u64(static_cast<const T*>(tensor) +
+               (span.batch * batch_step + span.from * row_step + ch.first));
+  };
+  bases[AT_U] = at(p.u, p.u_b, p.u_t);
+  bases[AT_DELTA] = at(p.delta, p.delta_b, p.delta_t);
+  bases[AT_DOUT] = at(p.dout, p.dout_b, p.dout_t);
+  bases[AT_Z] = at(p.z, p.z_b, p.z_t);
+  bases[AT_Y_PRE] = at(p.y_pre, dense, D);
+  bases[AT_DZ] = at(p.dz, dense, D);
+  bases[AT_DU] = at(p.du, dense, D);
+  bases[AT_DDELTA] = at(p.ddelta, dense, D);
+  bases[AT_B] = at(p.B, p.B_b, p.B_t) + (ch.first / p.group_B * p.B_g - ch.first) * sizeof(T);
+  bases[AT_C] = at(p.C, p.C_b, p.C_t) + (ch.first / p.group_C * p.C_g - ch.first) * sizeof(T);
+  // Kept states of this chunk's first segment; the next segment's lie N D behind.
+  const i64 kept = kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT;
+  bases[AT_KEPT] = u64(p.kept + kept * N * D + ch.first);
+  bases[AT_DBC] = u64(p.dBC + (block * p.rows + span.batch * p.length + span.from) * 2 * N);
+}
+
+template <typename T>
+__device__ __forceinline__ T* offset(const u64* bases, Base which, int t0, int row_step, int within) {
+  // 32-bit products, 64-bit sums: a tile's first row, then rows and channels within the tile.
+  T* base = reinterpret_cast<T*>(bases[which]);
+  __builtin_assume(__isGlobal(base));
+  return base + i64(t0) * row_step + within;
+}
+
+// The sum of every STEP-th of COUNT values, in their order.
+template <int STEP, int COUNT>
+__device__ __forceinline__ float4 sum_threads(const float4* values) {
+  float4 total = make_float4(0.f, 0.f, 0.f, 0.f);
+  for (int k = 0; k < COUNT; k++) {
+    const float4 one = values[k * STEP];
+    total.x += one.x, total.y += one.y, total.z += one.z, total.w += one.w;
+  }
+  return total;
+}
+
+// Adds the lanes' parts of four steps: lane l those of channel l % 8 at step l / 8.
+template <int STEP>
+__device__ __forceinline__ void sum_states(const float* parts, float2* sums, int sums_step, int lane) {
+  __syncwarp();
+  const int c = lane & 7, r = lane >> 3;
+  const float2* from = reinterpret_cast<const float2*>(parts + r * STEP) + c;
+  float2 total = from[0];
+#pragma unroll
+  for (int k = 1; k < 8; k++) {
+    const float2 one = from[k * 8];
+    total.x += one.x, total.y += one.y;
+  }
+  sums[r * sums_step + c] = make_float2(total.x, total.y * LN2);  // A was scaled for powers of two
+  __syncwarp();
+}
+
+// The gradient of w for y = v w s, s = sigmoid(w): dy v d(w s)/dw, where d(w s)/dw = s + w s (1 - s).
+__device__ __forceinline__ float4 gate_gradient(float4 dy, float4 v, float4 gate, float4 s) {
+  return make_float4(
+      dy.x * v.x * fmaf(gate.x, 1.f - s.x, s.x), dy.y * v.y * fmaf(gate.y, 1.f - s.y, s.y),
+      dy.z * v.z * fmaf(gate.z, 1.f - s.z, s.z), dy.w * v.w * fmaf(gate.w, 1.f - s.w, s.w));
+}

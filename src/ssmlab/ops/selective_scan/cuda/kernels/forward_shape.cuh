@@ -1,0 +1,45 @@
+// Arguments and shared memory of the forward kernel; forward.cuh says what it does.
+
+struct ForwardParams {
+  const void *u, *delta, *z, *B, *C, *dout;
+  const float *A, *D, *bias, *h0;
+  void *y, *y_pre;
+  float *last, *kept, *chunk_state, *chunk_sum;
+  const i64* offsets;
+  i64 u_b, u_t, delta_b, delta_t, z_b, z_t, B_b, B_t, B_g, C_b, C_t, C_g, dout_b, dout_t;
+  i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks;
+};
+
+__device__ __forceinline__ void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
+
+// Shared memory of delta and delta u: for each step the even pairs of channels, then the odd ones,
+// so that both a thread's two stores and the lanes' loads are free of bank conflicts.
+template <int QUADS>
+struct PairRows {
+  static constexpr int HALF = QUADS % 8 == 4 ? QUADS : QUADS + 4;
+  static constexpr int STRIDE = HALF + QUADS + (QUADS % 8 == 4 ? 4 : 0);  // float4 a step
+  static __device__ __forceinline__ int at(int pair) { return (pair & 1) * HALF + (pair >> 1); }
+};
+
+template <int S, int WS, int WC, int PW, int TT, int AHEAD>
+struct ForwardShape {
+  static constexpr int N = 4 * S * WS;  // states, padded
+  static constexpr int CT = 16 * WC;    // channels
+  static constexpr int RUNNERS = 32 * WS * WC, FEEDERS = 32 * PW, THREADS = RUNNERS + FEEDERS;
+  static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
+  static constexpr int PARTS = 4 * WS;        // lanes that share a channel's states
+  static constexpr int Y_STRIDE = PAIRS + 4;  // in float2; the padding avoids bank conflicts
+  static constexpr int DX = TT * PairRows<QUADS>::STRIDE * 4, BC = TT * N;
+  static constexpr int Y_ROW = PARTS * Y_STRIDE + (QUADS == 4 ? 8 : 0);  // in float2, a step
+  static constexpr int Y = TT * Y_ROW * 2;
+  // Feeders copy AHEAD tiles ahead; u and z stay until the tile's outputs are stored.
+  static constexpr int ROW_STEP = FEEDERS / QUADS, ROWS = TT / ROW_STEP, RING = AHEAD + 2;
+  static constexpr int BC_QUADS = TT * N / 4, BC_STEPS = (BC_QUADS + FEEDERS - 1) / FEEDERS;
+  static constexpr int RAW = (3 * ROWS + 2 * BC_STEPS) * FEEDERS;  // quads a tile
+  static constexpr int V = 4 / S;  // steps whose B (or C) a lane loads at once
+
+  // Where B of a step and state lies: the V steps x S states of a lane are together.
+  static __device__ __forceinline__ int bc(int t, int n) {
+    return ((t / V) * (N / S) + n / S) * 4 + t % V * S + n % S;
+  }
+};
