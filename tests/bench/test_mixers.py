@@ -3,12 +3,21 @@
 import json
 
 import pytest
+import torch
 
 from ssmlab.bench import mixers
 from ssmlab.cli import main
 from ssmlab.core.errors import ConfigError
 
 SMALL = {"lengths": (16, 32), "channels": 8, "tokens": 64, "repeats": 2}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors of a few numbers: quicker, and waits for nobody
+    yield
+    torch.set_num_threads(before)
 
 
 def test_every_mixer_and_length_has_a_row_that_adds_up():
@@ -27,13 +36,23 @@ def test_every_mixer_and_length_has_a_row_that_adds_up():
 
 def test_memory_counts_what_a_run_holds():
     (linear, attention) = mixers.run(
-        mixers=["attention"], lengths=(4096,), channels=64, tokens=8192, repeats=1
+        mixers=["attention"], lengths=(2048,), channels=64, tokens=4096, repeats=1
     )
     if linear["peak_mb"] is None:
         pytest.skip("this system does not tell the peak of the resident size")
-    megabytes = 4 * 8192 * 64 / 1e6
+    megabytes = 4 * 4096 * 64 / 1e6
     assert linear["peak_mb"] >= megabytes  # the output at the least
     assert attention["peak_mb"] >= 4 * megabytes  # queries, keys, values and what is mixed
+
+
+def test_our_convolution_takes_less_memory_than_the_plain_one():
+    rows = mixers.run(
+        mixers=["fft-conv", "fft-plain"], lengths=(4096,), channels=64, tokens=8192, repeats=1
+    )
+    peaks = {row["mixer"]: row["peak_mb"] for row in rows}
+    if peaks["fft-conv"] is None:
+        pytest.skip("this system does not tell the peak of the resident size")
+    assert peaks["fft-conv"] < 0.8 * peaks["fft-plain"]
 
 
 def test_table_json_and_picture(tmp_path, capsys):

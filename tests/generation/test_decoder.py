@@ -116,6 +116,29 @@ def test_several_threads_may_decode_at_once(model, monkeypatch):
     assert all(torch.equal(found[seed], expected[seed]) for seed in range(8))
 
 
+def test_an_interrupted_step_leaves_no_thread_waiting(model, monkeypatch):
+    from ssmlab.generation.cpu import decoder as module
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    _, state = model.prefill(ids(1, 6))
+    stopped = CpuDecoder(model, state)
+    real = module.kernel.decode
+
+    def interrupted(ids, buffers, sizes, thread):
+        if thread == 0:
+            raise KeyboardInterrupt
+        real(ids, buffers, sizes, thread)
+
+    monkeypatch.setattr(module.kernel, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.step(ids(1))
+    monkeypatch.setattr(module.kernel, "decode", real)
+    expected = EagerDecoder(model, state).step(ids(1))
+    torch.testing.assert_close(
+        CpuDecoder(model, state).step(ids(1)), expected, rtol=1e-4, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

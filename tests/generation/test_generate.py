@@ -237,6 +237,27 @@ def test_states_of_another_model_or_damaged_are_refused(model, tmp_path):
         build(seed=1).generate(session)
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), MemoryError()]
+)
+def test_too_little_memory_says_what_to_do(error, model, monkeypatch):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(model, "prefill", fail)
+    with pytest.raises(GenerationError, match="not enough memory to read 2 prompts at once"):
+        model.generate([[1], [2]])
+
+
+def test_a_bug_is_not_taken_for_too_little_memory(model, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(model, "prefill", fail)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        model.generate([[1]])
+
+
 def test_memory_does_not_grow_with_the_text(model):
     config = GenerationConfig(max_new_tokens=3)
     sizes = []

@@ -38,6 +38,7 @@ def _makers(channels: int, longest: int) -> dict[str, Callable[[], nn.Module]]:
         SSDConfig,
     )
     from ssmlab.mixers.linear import Linear
+    from ssmlab.ops import fft_conv
 
     filters = LongConvConfig(l_max=longest)
     head = next(n for n in (64, 32, 16, 8, 4, 2, 1) if channels % n == 0)
@@ -54,11 +55,35 @@ def _makers(channels: int, longest: int) -> dict[str, Callable[[], nn.Module]]:
         "hyena": lambda: Hyena(HyenaConfig(long_conv=filters), channels),
         "h3": lambda: H3(H3Config(), channels),
         "attention": lambda: Attention(attention, channels),
+        "fft-conv": lambda: _Filter(channels, longest, fft_conv),
+        "fft-plain": lambda: _Filter(channels, longest, _plain_fft_conv),
     }
 
 
+class _Filter(nn.Module):
+    """A long convolution alone, its taps learned as they are."""
+
+    def __init__(
+        self, channels: int, taps: int, convolve: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        self.k = nn.Parameter(torch.randn(channels, taps) / taps)
+        self.convolve = convolve
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.k[:, : x.shape[1]])
+
+
+def _plain_fft_conv(u: Tensor, k: Tensor) -> Tensor:
+    """The convolution as one writes it down: what ours is to be compared with."""
+    size = 2 * u.shape[1]
+    spectrum = torch.fft.rfft(u.float(), n=size, dim=1)
+    spectrum = spectrum * torch.fft.rfft(k.float().t(), n=size, dim=0)
+    return torch.fft.irfft(spectrum, n=size, dim=1)[:, : u.shape[1]].to(u.dtype)
+
+
 def names() -> list[str]:
-    """The mixers there are, without the reference."""
+    """The mixers there are, and the convolution alone in two forms; without the reference."""
     return [name for name in _makers(64, 1) if name != REFERENCE]
 
 

@@ -6,7 +6,7 @@ Shapes: B rows, M model width, D channels, N state, W taps, V vocabulary.
 import math
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssmlab.blocks.mamba import Mamba, MambaState
 from ssmlab.generation.cpu import kernel
+from ssmlab.mixers.s6 import S6
 from ssmlab.models.language_model import LanguageModel, LayerStates
 from ssmlab.models.plain import not_plain_mamba
 
@@ -68,15 +69,21 @@ class CpuDecoder:
         ids = input_ids.detach().numpy()
         pool, lock = _pool(self.threads)
         with lock:
-            helpers = [
-                pool.submit(kernel.decode, ids, self._buffers, self.sizes, thread)
-                for thread in range(1, self.threads)
-            ]
+            helpers: list[Future[None]] = []
+            complete = False
             try:
+                for thread in range(1, self.threads):
+                    # One by one, so that an interruption finds all that were started.
+                    helper = pool.submit(kernel.decode, ids, self._buffers, self.sizes, thread)
+                    helpers.append(helper)
                 kernel.decode(ids, self._buffers, self.sizes, 0)
+                complete = True
             finally:
+                # Ctrl-C between two of these lines must not leave threads waiting for ever.
+                self._buffers.counter[1] = not complete
                 for helper in helpers:
                     helper.result()
+                self._buffers.counter[:] = 0
         return torch.from_numpy(self._buffers.logits.copy())
 
     def state(self) -> LayerStates:
@@ -130,7 +137,7 @@ class CpuDecoder:
             delta=empty(batch, size.channels),
             out=empty(batch, size.model),
             logits=empty(batch, size.vocabulary),
-            counter=np.zeros(1, np.int64),
+            counter=np.zeros(2, np.int64),
             slices=_cuts(size.channels, threads),
             widths=_cuts(size.model, threads),
             rows=_cuts(size.vocabulary, threads),
@@ -139,6 +146,7 @@ class CpuDecoder:
     def _addresses(self, layer: Any) -> list[int]:
         mixer: Mamba = layer.mixer
         ssm = mixer.ssm
+        assert isinstance(ssm, S6)
         assert ssm.x_proj is not None
         A_log = ssm.A_log.detach()
         scaled = (-torch.exp(A_log.double()) / math.log(2)).float().t().contiguous()
@@ -179,6 +187,11 @@ def _pool(threads: int) -> tuple[ThreadPoolExecutor, threading.Lock]:
     # has no threads of its parent's pool: it gets its own.
     key = (os.getpid(), threads)
     if key not in _pools:
-        pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="ssmlab-decode")
+        helpers = max(1, threads - 1)
+        pool = ThreadPoolExecutor(helpers, thread_name_prefix="ssmlab-decode")
+        # A thread that cannot be made must show now, not when the others wait for it.
+        together = threading.Barrier(helpers)
+        for started in [pool.submit(together.wait) for _ in range(helpers)]:
+            started.result()
         _pools[key] = (pool, threading.Lock())
     return _pools[key]

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import carray  # pyright: ignore[reportPrivateImportUsage]
 
+from ssmlab.generation.cpu.compiling import jit
 from ssmlab.generation.cpu.matvec import product
 from ssmlab.generation.cpu.sync import barrier, pointer
 from ssmlab.ops.selective_scan.cpu.maths import expm1_base2, log1p_unit
-from ssmlab.ops.selective_scan.cpu.tile import Array, jit
+from ssmlab.ops.selective_scan.cpu.tile import Array
 
 # Columns of the table of addresses; 0 where a block has no such tensor.
 NORM, IN, IN_BIAS, CONV, CONV_BIAS, X, DT, DT_BIAS, A, SKIP, OUT, OUT_BIAS = range(12)
@@ -55,7 +56,7 @@ class Buffers(NamedTuple):
     delta: Array  # (B, D)
     out: Array  # (B, M), what a block adds to the residual
     logits: Array  # (B, V)
-    counter: Array  # (1,) int64, of the barrier
+    counter: Array  # (2,) int64, of the barrier
     slices: Array  # (T + 1,) int64, first channel of each thread
     widths: Array  # (T + 1,) int64, first row of out_proj of each thread
     rows: Array  # (T + 1,) int64, first token of each thread

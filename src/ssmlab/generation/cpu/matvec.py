@@ -8,24 +8,10 @@ Shapes: B vectors, K columns.
 
 from typing import Any
 
-from numba import njit
-
-from ssmlab.ops.selective_scan.cpu.maths import FLAGS
-from ssmlab.ops.selective_scan.cpu.tile import jit
-
-# Only in these sums may the compiler choose the order.
-_SUM_FLAGS = FLAGS | {"reassoc"}
+from ssmlab.generation.cpu.compiling import jit, jit_sum
 
 
-def _jit_sum(function: Any) -> Any:
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _SUM_FLAGS}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache can be written to
-        return njit(**options)(function)
-
-
-@_jit_sum
+@jit_sum
 def _dot(w: Any, x: Any) -> Any:
     total = w.dtype.type(0)
     for k in range(x.shape[0]):
@@ -33,7 +19,7 @@ def _dot(w: Any, x: Any) -> Any:
     return total
 
 
-@_jit_sum
+@jit_sum
 def _dot_1x4(w: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
     a0 = a1 = a2 = a3 = w.dtype.type(0)
     for k in range(w.shape[0]):
@@ -44,7 +30,7 @@ def _dot_1x4(w: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
     return a0, a1, a2, a3
 
 
-@_jit_sum
+@jit_sum
 def _dot_4x4(w0: Any, w1: Any, w2: Any, w3: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
     a00 = a01 = a02 = a03 = w0.dtype.type(0)
     a10 = a11 = a12 = a13 = w0.dtype.type(0)

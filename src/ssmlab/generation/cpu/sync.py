@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ssmlab.ops.selective_scan.cpu.tile import jit
+from ssmlab.generation.cpu.compiling import jit
 
 # Waiting threads look this often before they let others run: about a barrier's usual wait.
 _SPINS = 4000
@@ -64,7 +64,11 @@ def _arrived(typing_context: Any, counter: Any) -> Any:
 
 @jit
 def barrier(counter: Any, threads: int) -> None:
-    """Wait until all ``threads`` have come here; ``counter`` only ever grows."""
+    """Wait until all ``threads`` have come here.
+
+    counter[0] only ever grows; a counter[1] that is not 0 says that somebody will not come, and lets
+    everybody go.
+    """
     if threads == 1:
         return
     target = (_arrive(counter) // threads + 1) * threads
@@ -73,3 +77,5 @@ def barrier(counter: Any, threads: int) -> None:
         looks += 1
         if looks > _SPINS:
             _yield()
+            if counter[1] != 0:
+                return

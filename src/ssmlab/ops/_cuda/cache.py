@@ -15,13 +15,13 @@ from pathlib import Path
 from ssmlab.ops._cuda.compile import OPTIONS, Compiled
 from ssmlab.ops._cuda.source import KernelSource
 
-VARIABLE = "SSMLAB_CACHE_DIR"
+VARIABLE = "SSMLAB_CACHE"
 _MAGIC = b"ssmlab-cubin-1\n"
 _warned: set[str] = set()
 
 
 def cache_dir() -> Path:
-    """``$SSMLAB_CACHE_DIR``, else the platform's folder for caches, each with ``cuda`` below."""
+    """``$SSMLAB_CACHE``, else the platform's folder for caches, each with ``cuda`` below."""
     given = os.environ.get(VARIABLE)
     if given:
         return Path(given).expanduser() / "cuda"
