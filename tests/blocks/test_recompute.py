@@ -32,7 +32,8 @@ def results(mamba: Mamba, x: Tensor, level: str, **options) -> list[Tensor]:
         {"selective_delta": False},
         {"selective_B": False},
         {"selective_delta": False, "selective_B": False, "selective_C": False},
-        {"a_init": "s4d-lin"},  # complex: no fused block, so the unfused one
+        {"a_init": "s4d-lin"},  # complex
+        {"a_init": "s4d-lin", "selective_B": False},
     ],
     ids=lambda ssm: "-".join(ssm) or "plain",
 )

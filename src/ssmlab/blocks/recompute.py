@@ -29,7 +29,7 @@ def recompute_level(block: "Mamba", xz: Tensor) -> Literal["inputs", "scan"] | N
     # A projection that somebody replaced or wrapped must be called, not read.
     if type(ssm.x_proj) not in (Linear, NoneType) or type(block.out_proj) is not Linear:
         return None
-    backend = inner_backend(xz.device, xz.dtype, ssm.config.is_complex)
+    backend = inner_backend(xz.device, xz.dtype)
     return None if backend is None else level
 
 

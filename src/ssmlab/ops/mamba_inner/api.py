@@ -26,24 +26,21 @@ RECOMPUTE = ("inputs", "scan")
 
 
 @torch.compiler.assume_constant_result
-def inner_backend(
-    device: torch.device, dtype: torch.dtype, is_complex: bool, asked: str | None = None
-) -> str | None:
+def inner_backend(device: torch.device, dtype: torch.dtype, asked: str | None = None) -> str | None:
     """The compiled backend that the fused block runs on, None where there is none.
 
     Args:
         device: where the tensors are.
         dtype: of xz.
-        is_complex: whether A is complex.
         asked: a backend by name, instead of the fastest.
 
     Raises:
         ValueError: the backend asked for is unknown or does not work there.
     """
     chosen = choose_backend(asked, device)
-    if is_complex or (device.type == "cuda" and dtype == torch.float64):
-        return None
-    return None if chosen == "reference" else chosen
+    # The convolution's kernels for a GPU have no float64.
+    narrow = device.type != "cuda" or dtype != torch.float64
+    return chosen if narrow and chosen != "reference" else None
 
 
 def mamba_inner(
@@ -80,7 +77,8 @@ def mamba_inner(
             constant; None if all are.
         dt_proj_weight: (D, R), None for a Δ that does not depend on the input; dt_bias: (D,), added
             before the softplus.
-        A: (D, K), real. B, C: None where made from the input, else constant (D, K).
+        A: (D, K), real or complex. B, C: None where made from the input, else constant (D, K);
+            complex ones are made from pairs of neighbouring rows of x_proj.
         D: (D,). out_proj_weight: (M, D); out_proj_bias: (M,) or None.
         cu_seqlens: (S + 1,) int32 or int64 offsets of S sequences packed along the length, B = 1.
         recompute: "inputs" or "scan", what the backward pass makes again.
@@ -99,11 +97,11 @@ def mamba_inner(
         *(A, B, C, D, out_proj_weight, out_proj_bias),
     )
     _check(xz, weights, cu_seqlens, recompute)
-    chosen = inner_backend(xz.device, xz.dtype, A.is_complex(), backend)
+    chosen = inner_backend(xz.device, xz.dtype, backend)
     if chosen is None:
         raise ValueError(
-            f"{_NAME}: no compiled backend works for {xz.dtype} on {xz.device} with "
-            f"{'complex' if A.is_complex() else 'real'} A; use the operators one after another"
+            f"{_NAME}: no compiled backend works for {xz.dtype} on {xz.device}; use the operators "
+            f"one after another"
         )
     if torch.is_autocast_enabled(xz.device.type):
         dtype = torch.get_autocast_dtype(xz.device.type)
