@@ -91,7 +91,7 @@ struct GeneralParams {
 constexpr int LANES = 32;
 
 template <typename V, bool CONST_B, bool CONST_C>
-__global__ void __launch_bounds__(256) general_forward(GeneralParams p) {
+__global__ void __launch_bounds__(256, 1) general_forward(GeneralParams p) {
   typedef typename V::Scalar R;
   constexpr int NPT = 4 / V::PARTS, T = SEGMENT;
   const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES, W = blockDim.x / LANES;
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(256) general_forward(GeneralParams p) {
       kept += N * D;
     }
     __syncthreads();
-#pragma unroll 4
+#pragma unroll 2
     for (int t = 0; t < T; t++) {
       const R dt = s_dt[t * LANES + lane], x = s_x[t * LANES + lane];
       R y = 0;
@@ -199,7 +199,7 @@ __device__ __forceinline__ R sum_eight(R (&v)[8], int lane) {
 }
 
 template <typename V, bool CONST_B, bool CONST_C>
-__global__ void __launch_bounds__(256) general_backward(GeneralParams p) {
+__global__ void __launch_bounds__(256, 1) general_backward(GeneralParams p) {
   typedef typename V::Scalar R;
   constexpr int NPT = 4 / V::PARTS, T = SEGMENT;
   constexpr R FACTOR = V::PARTS;  // y = 2 Re(C h) if complex
@@ -276,6 +276,7 @@ __global__ void __launch_bounds__(256) general_backward(GeneralParams p) {
     }
 #pragma unroll
     for (int t = T - 1; t >= 0; t--) {
+      asm volatile("" ::: "memory");  // a step's loads stay in it: registers are short
       const R dt = s_dt[t * LANES + lane], x = s_x[t * LANES + lane], dy = s_dy[t * LANES + lane];
       R v1 = 0, v2 = 0, sums[8];
 #pragma unroll
