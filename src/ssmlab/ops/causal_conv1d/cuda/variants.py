@@ -52,8 +52,8 @@ def update(dtype: torch.dtype) -> KernelSource:
     return KernelSource((COMMON, _FOLDER / "update.cu"), f"conv_update<{NAMES[dtype]}>")
 
 
-def variants(arch: str) -> list[KernelSource]:
-    """All of them, for the compile check; the same for every architecture."""
+def variants() -> list[KernelSource]:
+    """All of them, for the compile check."""
     found = [finish()]
     for dtype in NAMES:
         for pass_ in ("forward", "backward"):

@@ -1,5 +1,7 @@
 """The kernel variants that the compile check builds: each template at each kind of argument."""
 
+from dataclasses import replace
+
 import torch
 
 from ssmlab.ops._cuda import KernelSource
@@ -7,11 +9,23 @@ from ssmlab.ops.selective_scan.cuda import fast, general
 from ssmlab.ops.selective_scan.cuda.plan import Device, ForwardPlan, all_plans
 from ssmlab.ops.selective_scan.cuda.step import step_variants
 
+# The kinds of GPU between which layouts differ, and the architectures of each.
+_KINDS = {("sm_80", "sm_90"): Device(capability=(9, 0)), ("sm_100",): Device(capability=(10, 0))}
 
-def variants(arch: str) -> list[KernelSource]:
+
+def variants() -> list[KernelSource]:
     """Every layout with aligned rows and without, in 16 and 32 bits; the rest for one layout."""
-    number = int(arch.removeprefix("sm_"))
-    device = Device(capability=(number // 10, number % 10))
+    kinds = {archs: _variants(device) for archs, device in _KINDS.items()}
+    everywhere = [v for v in kinds[next(iter(kinds))] if all(v in own for own in kinds.values())]
+    return everywhere + [
+        replace(v, architectures=archs)
+        for archs, own in kinds.items()
+        for v in own
+        if v not in everywhere
+    ]
+
+
+def _variants(device: Device) -> list[KernelSource]:
     found: list[KernelSource] = [fast.chunks_source(False), fast.chunks_source(True)]
     types = (torch.bfloat16, torch.float16, torch.float32)
     for dtype in (torch.bfloat16, torch.float32):
