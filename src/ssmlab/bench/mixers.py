@@ -6,8 +6,6 @@ tokens.
 
 import ctypes
 import gc
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssmlab.bench.timing import time_in_turn
 from ssmlab.core.errors import ConfigError
 
 LENGTHS = (256, 1024, 4096, 16384)
 REFERENCE = "linear"
+_BUDGET = 6.0  # seconds for one mixer and length, about; a round at least is always run
 
 
 def _makers(channels: int, longest: int) -> dict[str, Callable[[], nn.Module]]:
@@ -96,11 +96,12 @@ def run(
     tokens: int = 16384,
     dtype: str = "fp32",
     repeats: int = 3,
+    round_s: float = 0.2,
 ) -> list[dict[str, Any]]:
     """Measure and return one row a mixer and length.
 
-    Times are medians of ``repeats`` runs in this process, the mixers of one length taking turns after
-    one run each that does not count. Memory is that of one forward and backward pass beyond what was
+    Times are medians of runs in ``repeats`` rounds in this process, the mixers of one length taking
+    turns (``time_in_turn``). Memory is that of one forward and backward pass beyond what was
     held before: on CUDA the allocator's peak, on Linux the process's peak resident size.
 
     Args:
@@ -110,11 +111,12 @@ def run(
         channels: D.
         tokens: B * L.
         dtype: "fp32" or "bf16", that of the inputs; parameters are fp32, and bf16 runs by autocast.
-        repeats: runs that count.
+        repeats: rounds.
+        round_s: seconds that a quick mixer is run for, again and again, in each round.
 
     Returns:
-        rows with "mixer", "L", "B", "forward_ms", "both_ms" (forward and backward), "spread_percent"
-        (largest deviation of both_ms from its median), "tokens_per_second" (of both),
+        rows with "mixer", "L", "B", "forward_ms", "both_ms" (forward and backward), "low_ms" and
+        "high_ms" (its quartiles), "tokens_per_second" (of both),
         "times_reference" (both_ms over that of one D x D matrix product on the same tokens),
         "peak_mb" (None where it cannot be told) and "parameters".
 
@@ -132,23 +134,25 @@ def run(
         x = torch.randn(batch, length, channels, device=place, dtype=kind)
         runs = {name: _Run(makers[name]().to(place), x, dtype == "bf16") for name in chosen}
         for each in runs.values():
-            each.warm_up()
-        for _ in range(repeats):
-            for each in runs.values():
-                each.measure()
-        reference = statistics.median(runs[REFERENCE].both)
+            each.watch_memory()
+        cases: dict[tuple[str, str], Callable[[], object]] = {}
         for name, each in runs.items():
-            both = statistics.median(each.both)
+            cases[name, "forward"], cases[name, "both"] = each.forward, each.both
+        times = time_in_turn(cases, repeats=repeats, budget_s=_BUDGET, round_s=round_s)
+        reference = times[REFERENCE, "both"].median_ms
+        for name, each in runs.items():
+            both = times[name, "both"]
             rows.append(
                 {
                     "mixer": name,
                     "L": length,
                     "B": batch,
-                    "forward_ms": 1e3 * statistics.median(each.forward),
-                    "both_ms": 1e3 * both,
-                    "spread_percent": 100 * max(abs(t / both - 1) for t in each.both),
-                    "tokens_per_second": batch * length / both,
-                    "times_reference": both / reference,
+                    "forward_ms": times[name, "forward"].median_ms,
+                    "both_ms": both.median_ms,
+                    "low_ms": both.low_ms,
+                    "high_ms": both.high_ms,
+                    "tokens_per_second": 1e3 * batch * length / both.median_ms,
+                    "times_reference": both.median_ms / reference,
                     "peak_mb": each.peak_mb,
                     "parameters": sum(p.numel() for p in each.mixer.parameters()),
                 }
@@ -157,41 +161,36 @@ def run(
 
 
 class _Run:
-    """One mixer on one input: its times in seconds and its memory."""
+    """One mixer on one input."""
 
     def __init__(self, mixer: nn.Module, x: Tensor, autocast: bool) -> None:
         self.mixer, self.x, self.autocast = mixer, x.requires_grad_(), autocast
-        self.forward: list[float] = []
-        self.both: list[float] = []
         self.peak_mb: float | None = None
 
-    def warm_up(self) -> None:
+    def watch_memory(self) -> None:
         """One run for compilers and caches, then one whose memory is watched."""
-        self._once()
+        self.both()
         watch = _MemoryWatch(self.x.device)
-        self._once()
+        self.both()
         self.peak_mb = watch.peak_mb()
 
-    def measure(self) -> None:
-        forward, both = self._once()
-        self.forward.append(forward)
-        self.both.append(both)
+    def forward(self) -> Tensor:
+        with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.autocast):
+            y = self.mixer(self.x)
+        self._wait()
+        return y
 
-    def _once(self) -> tuple[float, float]:
+    def both(self) -> None:
         for parameter in self.mixer.parameters():
             parameter.grad = None
         self.x.grad = None
-        start = self._now()
-        with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.autocast):
-            y = self.mixer(self.x)
-        middle = self._now()
+        y = self.forward()
         y.backward(torch.ones_like(y))
-        return middle - start, self._now() - start
+        self._wait()
 
-    def _now(self) -> float:
+    def _wait(self) -> None:
         if self.x.device.type == "cuda":
             torch.cuda.synchronize(self.x.device)
-        return time.perf_counter()
 
 
 class _MemoryWatch:

@@ -20,7 +20,7 @@ def mixers(
     channels: Annotated[int, typer.Option(help="D.", min=1)] = 128,
     tokens: Annotated[int, typer.Option(help="B times L, the same for every L.", min=1)] = 16384,
     dtype: Annotated[str, typer.Option(help="fp32, or bf16 by autocast.")] = "fp32",
-    repeats: Annotated[int, typer.Option(help="Timed runs; the median counts.", min=1)] = 3,
+    repeats: Annotated[int, typer.Option(help="Rounds of timed calls.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option(help="Write JSON there too.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw a picture there, for example mixers.svg.")
@@ -70,7 +70,6 @@ def mixers(
         "mixer": "mixer",
         "forward_ms": "forward ms",
         "both_ms": "both ms",
-        "spread_percent": "± %",
         "tokens_per_second": "tokens/s",
         "times_reference": "x linear",
         "peak_mb": "peak MB",

@@ -20,7 +20,7 @@ def not_plain_mamba(model: LanguageModel) -> str | None:
     to the config later cannot slip through.
     """
     for index, layer in enumerate(model.layers):
-        mixer = layer.mixer
+        mixer = getattr(layer, "mixer", layer)  # learned positions stand in no residual block
         if not isinstance(mixer, Mamba) or not isinstance(mixer.ssm, S6):
             inner = mixer.ssm if isinstance(mixer, Mamba) else mixer
             return f"block {index} is {type(inner).__name__}, not a Mamba block with S6"

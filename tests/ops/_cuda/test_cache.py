@@ -70,7 +70,7 @@ def test_many_processes_at_once_see_whole_kernels(folder: Path) -> None:
 def test_a_folder_that_is_a_file_warns_once(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file"))
-    with pytest.warns(RuntimeWarning, match=r"cannot be kept in .*file.*SSMLAB_CACHE_DIR"):
+    with pytest.warns(RuntimeWarning, match=r"cannot be kept in .*file.*SSMLAB_CACHE"):
         assert not cache.write("k", KERNEL)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -20,6 +20,13 @@ def _load_cpu() -> ModuleType | str:
     return cpu
 
 
+@torch.compiler.assume_constant_result
+def _cpu_problem() -> str | None:
+    """Why the cpu backend does not work, or None; for torch.compile a constant, not looked into."""
+    loaded = _load_cpu()
+    return loaded if isinstance(loaded, str) else None
+
+
 def module(name: str) -> ModuleType:
     """The module of a compiled backend, which has ``forward`` and ``backward``.
 
@@ -32,21 +39,20 @@ def module(name: str) -> ModuleType:
         return cuda
     loaded = _load_cpu()
     if isinstance(loaded, str):
-        raise ValueError(
-            f'selective_scan: backend "{name}" was asked for, but {loaded}; install numba, or use '
-            f'backend="reference"'
-        )
+        raise ValueError(_refusal(name, loaded))
     return loaded
+
+
+def _refusal(name: str, problem: str) -> str:
+    return (
+        f'selective_scan: backend "{name}" was asked for, but {problem}; install numba, or use '
+        f'backend="reference"'
+    )
 
 
 def available_backends() -> dict[str, str | None]:
     """Each backend's name, with None where it works and the reason where it does not."""
-    cpu = _load_cpu()
-    return {
-        "reference": None,
-        "cpu": cpu if isinstance(cpu, str) else None,
-        "cuda": unavailable_reason(),
-    }
+    return {"reference": None, "cpu": _cpu_problem(), "cuda": unavailable_reason()}
 
 
 def choose_backend(asked: str | None, device: torch.device) -> str:
@@ -63,7 +69,7 @@ def choose_backend(asked: str | None, device: torch.device) -> str:
         return "reference"
     if asked is None:
         # On meta tensors the operator only says which shapes come out, which is quicker.
-        works = device.type in ("cpu", "meta") and not isinstance(_load_cpu(), str)
+        works = device.type in ("cpu", "meta") and _cpu_problem() is None
         return "cpu" if works else "reference"
     if asked not in NAMES:
         raise ValueError(
@@ -76,7 +82,9 @@ def choose_backend(asked: str | None, device: torch.device) -> str:
                 f'selective_scan: backend "cpu" works on CPU tensors, given ones are on {device}; '
                 f'leave backend out, or use "reference"'
             )
-        module(asked)
+        problem = _cpu_problem()
+        if problem is not None:
+            raise ValueError(_refusal(asked, problem))
     if asked == "cuda":
         if device.type not in ("cuda", "meta"):
             raise ValueError(

@@ -110,7 +110,7 @@ def _forward(x: Inputs, y: Array, last: Array, task: Array) -> None:
         zero(state)
         for s in range(task[FIRST_SEQUENCE], task[END_SEQUENCE]):
             b, first, steps, k = x.sequences[s]
-            load_state(x.h0, s, d0, state, 0, w)
+            load_state(x.h0, s, d0, state, 0, state.shape[1], w)
             for done in range(0, steps, _AHEAD):
                 if x.chunk > 0 and done > 0 and done % x.chunk == 0:
                     store_columns(state, 0, x.kept[k], d0, w)
@@ -155,7 +155,7 @@ def _backward(x: Inputs, grad_last: Array, grads: Gradients, task: Array) -> Non
         zero(gbias)
         for s in range(task[FIRST_SEQUENCE], task[END_SEQUENCE]):
             b, first, steps, k = x.sequences[s]
-            load_state(grad_last, s, d0, state, PW, w)
+            load_state(grad_last, s, d0, state, PW, PW, w)
             for c in range((steps + K - 1) // K - 1, -1, -1):
                 t, count = first + c * K, min(K, steps - c * K)
                 row = b * x.length + t
@@ -163,7 +163,7 @@ def _backward(x: Inputs, grad_last: Array, grads: Gradients, task: Array) -> Non
                 load_chunk(x, tile, (b, t, d0), count, w, -K)
                 load_gradient(x, tile, (b, t, d0), count, w, -K)
                 if c == 0:
-                    load_state(x.h0, s, d0, state, 0, w)
+                    load_state(x.h0, s, d0, state, 0, PW, w)
                 else:
                     load_kept(x.kept[k + c - 1], d0, state, w)
                 for n0 in range(0, N, block):

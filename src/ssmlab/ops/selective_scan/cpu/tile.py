@@ -163,14 +163,14 @@ def load_vector(source: Array, d0: int, out: Array, w: int) -> None:
 
 
 @inline
-def load_state(source: Array, s: int, d0: int, out: Array, column: int, w: int) -> None:
-    """The columns from ``column`` on = the state of sequence s, zeros if ``source`` is absent."""
-    N, parts = out.shape[0], source.shape[2] // out.shape[0]
+def load_state(source: Array, s: int, d0: int, out: Array, column: int, width: int, w: int) -> None:
+    """``width`` columns from ``column`` on = the state of sequence s, zeros if that is absent."""
+    N = out.shape[0]
     for n in range(N):
-        for p in range(parts):
+        for p in range(width // W):
             row = out[n, column + p * W : column + p * W + W]
             for d in range(w):
-                row[d] = source[s, d0 + d, p * N + n] if source.shape[0] > 0 else row.dtype.type(0)
+                row[d] = source[s, d0 + d, p * N + n] if source.size > 0 else row.dtype.type(0)
 
 
 @inline
