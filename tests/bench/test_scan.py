@@ -176,7 +176,8 @@ def test_memory_of_the_scan_itself() -> None:
         ).extra_bytes
         for backend in ("loop", "cpu")
     }
-    assert 2 * states < peaks["loop"] < 4 * states
+    # A decay, a state and what they are made of for each element: as many as autograd keeps.
+    assert 2 * states < peaks["loop"] < 6 * states
     assert peaks["cpu"] < states / 2
 
 

@@ -5,6 +5,7 @@ It is what every other backend is tested against, so it favours being obviously 
 Shapes: B batch, L length, D channels, N state, G groups of channels, S packed sequences.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -96,22 +97,29 @@ def _initial(
     return given.to(dtype, copy=True)  # a copy: the last state of an empty sequence is this tensor
 
 
-def _at(X: Tensor, t: int, channels: int) -> Tensor:
-    """The factor of step t, broadcastable to (B, D, N)."""
+def _steps(X: Tensor, length: int, channels: int) -> Sequence[Tensor]:
+    """The factor of each step, broadcastable to (B, D, N)."""
     if X.dim() == 2:
-        return X
+        return [X] * length
     if X.dim() == 3:
-        return X[:, t].unsqueeze(1)
-    return X[:, t].repeat_interleave(channels // X.shape[2], dim=1)
+        return X.unsqueeze(2).unbind(1)
+    return X.repeat_interleave(channels // X.shape[2], dim=2).unbind(1)
 
 
 def _scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor
 ) -> tuple[Tensor, Tensor]:
-    channels, ys = u.shape[2], []
-    for t in range(u.shape[1]):
-        decay = torch.exp(dt[:, t].unsqueeze(-1) * A)
-        h = decay * h + (dt[:, t] * u[:, t]).unsqueeze(-1) * _at(B, t, channels)
-        y = (h * _at(C, t, channels)).sum(-1)
+    (_, length, channels), ys = u.shape, []
+    # Cut into steps once: the gradient of each single index would be as long as the whole.
+    steps = zip(
+        dt.unsqueeze(-1).unbind(1),
+        (dt * u).unsqueeze(-1).unbind(1),
+        _steps(B, length, channels),
+        _steps(C, length, channels),
+        strict=True,
+    )
+    for dt_t, kick, B_t, C_t in steps:
+        h = torch.exp(dt_t * A) * h + kick * B_t
+        y = (h * C_t).sum(-1)
         ys.append(2 * y.real if y.is_complex() else y)
     return (torch.stack(ys, 1) if ys else u.new_zeros(u.shape)), h
