@@ -107,7 +107,7 @@ def _check_harness(names: list[Any]) -> None:
 
 
 def _run_harness(model: Any, words: Any, names: list[Any], limit: int | None) -> dict[str, Any]:
-    import lm_eval
+    import lm_eval  # pyright: ignore[reportMissingImports]
 
     from ssmlab.evaluation.harness import HarnessModel
 

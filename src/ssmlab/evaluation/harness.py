@@ -8,8 +8,8 @@ its data sets from the hub, so that its own tasks need a network.
 from collections.abc import Sequence
 from typing import Any
 
-from lm_eval.api.model import LM
-from lm_eval.api.registry import register_model
+from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 
 from ssmlab.checkpoints.load import from_pretrained
 from ssmlab.checkpoints.tokenizer import TokenizerLike, load_tokenizer
