@@ -287,12 +287,16 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         (axes[0], "tokens_per_second", "tokens per second, forward and backward"),
         (axes[1], "peak_mb", "peak memory beyond inputs and parameters, MB"),
     ):
-        for name in dict.fromkeys(row["mixer"] for row in rows):
+        for index, name in enumerate(dict.fromkeys(row["mixer"] for row in rows)):
             points = [(r["L"], r[key]) for r in rows if r["mixer"] == name and r[key]]
-            style = {"color": "black", "linestyle": "--"} if name == REFERENCE else {}
-            axis.plot(
-                *zip(*points, strict=True), marker="o", label=name, **style
-            ) if points else None
+            # Ten colours go round; a second round is told apart by its marks and lines.
+            style = {"color": f"C{index % 10}", "marker": "o"}
+            if index >= 10:
+                style |= {"marker": "s", "linestyle": ":"}
+            if name == REFERENCE:
+                style = {"color": "black", "marker": "o", "linestyle": "--"}
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name, **style)
         axis.set(xscale="log", yscale="log", xlabel="length L", ylabel=label)
         axis.set_xticks(sorted({row["L"] for row in rows}), labels=None)
         axis.xaxis.set_major_formatter("{x:.0f}")
