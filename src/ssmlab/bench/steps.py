@@ -167,7 +167,8 @@ def kept_bytes(step: Step) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
             storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Another tensor of the same storage: an output that is its own saved value holds itself.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = step.forward()

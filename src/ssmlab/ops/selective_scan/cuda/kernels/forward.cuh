@@ -65,79 +65,76 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
     const float* c_lane = s_C + (ws * 4 + q) * 4;
     float2* y_lane = s_y + (ws * 4 + q) * F::Y_STRIDE + pair;
 
-    block_barrier();
+    // A group of V steps is loaded before the one before it is run, over the ends of tiles too: the
+    // compiler moves no load ahead of the stores of y.
+    constexpr int GROUPS = TT / F::V;
+    float4 next_b, next_c = make_float4(0.f, 0.f, 0.f, 0.f), next_dx[F::V];
+    auto load_group = [&](int tile, int k) {
+      const int group = REVERSE ? GROUPS - 1 - k : k, odd = tile & 1;
+      next_b = *reinterpret_cast<const float4*>(b_lane + odd * F::BC + group * F::V * F::N);
+      if constexpr (OUTPUT)
+        next_c = *reinterpret_cast<const float4*>(c_lane + odd * F::BC + group * F::V * F::N);
+#pragma unroll
+      for (int v = 0; v < F::V; v++) next_dx[v] = dx_lane[(odd * TT + group * F::V + v) * Rows::STRIDE];
+    };
+    barrier_wait<F::THREADS>(STAGED);
+    load_group(0, 0);
 #pragma unroll 1
     for (int tile = 0; tile < tiles; tile++) {
-      const int t0 = tile_start(tile), odd = tile & 1;
-      const bool full = whole && t0 + TT <= steps;
-#pragma unroll 1
-      for (int part = 0; part < TT / SEGMENT; part++) {
-        const int s0 = (REVERSE ? TT / SEGMENT - 1 - part : part) * SEGMENT;
-        if constexpr (SAVE && OUTPUT) {
-          if (full) {
+      if constexpr (SAVE && OUTPUT) {
+        if (whole && tile * TT + TT <= steps) {
 #pragma unroll
-            for (int i = 0; i < S; i++)
-              store_two<ALIGNED, true>(kept + i * D, make_float2(h[0][i], h[1][i]), 2);
-          } else if (t0 + s0 < steps) {
+          for (int i = 0; i < S; i++)
+            store_two<ALIGNED, true>(kept + i * D, make_float2(h[0][i], h[1][i]), 2);
+        } else {
 #pragma unroll
-            for (int i = 0; i < S; i++)
-              store_two<ALIGNED, false>(kept + i * D, make_float2(h[0][i], h[1][i]),
-                                        n0 + i < N ? lane_valid : 0);
-          }
-          kept += N * D;
+          for (int i = 0; i < S; i++)
+            store_two<ALIGNED, false>(kept + i * D, make_float2(h[0][i], h[1][i]),
+                                      n0 + i < N ? lane_valid : 0);
         }
-        const float4* dx_at = dx_lane + (odd * TT + s0) * Rows::STRIDE;
-        const float* b_at = b_lane + odd * F::BC + s0 * F::N;
-        const float* c_at = c_lane + odd * F::BC + s0 * F::N;
-        float2* y_at = y_lane + (odd * TT + s0) * F::Y_ROW;
-        // A group of V steps is loaded before the one before it is run: the compiler moves no load
-        // ahead of the stores of y.
-        constexpr int GROUPS = SEGMENT / F::V, UNROLL = S == 1 ? 2 : 4;
-        float4 next_b, next_c = make_float4(0.f, 0.f, 0.f, 0.f), next_dx[F::V];
-        auto load_group = [&](int k) {
-          const int group = REVERSE ? GROUPS - 1 - k : k;
-          next_b = *reinterpret_cast<const float4*>(b_at + group * F::V * F::N);
-          if constexpr (OUTPUT) next_c = *reinterpret_cast<const float4*>(c_at + group * F::V * F::N);
-#pragma unroll
-          for (int v = 0; v < F::V; v++) next_dx[v] = dx_at[(group * F::V + v) * Rows::STRIDE];
-        };
-        load_group(0);
-#pragma unroll UNROLL
-        for (int k = 0; k < GROUPS; k++) {
-          const int group = REVERSE ? GROUPS - 1 - k : k;
-          const float b[4] = {next_b.x, next_b.y, next_b.z, next_b.w};
-          const float c[4] = {next_c.x, next_c.y, next_c.z, next_c.w};
-          float4 own_dx[F::V];
-#pragma unroll
-          for (int v = 0; v < F::V; v++) own_dx[v] = next_dx[v];
-          load_group(k + 1 < GROUPS ? k + 1 : k);
-#pragma unroll
-          for (int vk = 0; vk < F::V; vk++) {
-            const int v = REVERSE ? F::V - 1 - vk : vk, t = group * F::V + v;
-            const float4 dx = own_dx[v];
-            float y0 = 0.f, y1 = 0.f;
-            if constexpr (!OUTPUT) sum[0] += dx.x, sum[1] += dx.z;
-#pragma unroll
-            for (int i = 0; i < S; i++) {
-              const float a0 = exp2_fast(dx.x * A[0][i]), a1 = exp2_fast(dx.z * A[1][i]);
-              const float factor = b[v * S + i];
-              if constexpr (REVERSE) {
-                h[0][i] = a0 * fmaf(dx.y, factor, h[0][i]);
-                h[1][i] = a1 * fmaf(dx.w, factor, h[1][i]);
-              } else {
-                h[0][i] = fmaf(a0, h[0][i], dx.y * factor);
-                h[1][i] = fmaf(a1, h[1][i], dx.w * factor);
-              }
-              if constexpr (OUTPUT) {
-                y0 = fmaf(c[v * S + i], h[0][i], y0);
-                y1 = fmaf(c[v * S + i], h[1][i], y1);
-              }
-            }
-            if constexpr (OUTPUT) y_at[t * F::Y_ROW] = make_float2(y0, y1);
-          }
-        }
+        kept += N * D;
       }
-      block_barrier();
+      float2* y_at = y_lane + (tile & 1) * TT * F::Y_ROW;
+      auto run_group = [&](int k, auto load_next) {
+        const int group = REVERSE ? GROUPS - 1 - k : k;
+        const float b[4] = {next_b.x, next_b.y, next_b.z, next_b.w};
+        const float c[4] = {next_c.x, next_c.y, next_c.z, next_c.w};
+        float4 own_dx[F::V];
+#pragma unroll
+        for (int v = 0; v < F::V; v++) own_dx[v] = next_dx[v];
+        load_next();
+#pragma unroll
+        for (int vk = 0; vk < F::V; vk++) {
+          const int v = REVERSE ? F::V - 1 - vk : vk, t = group * F::V + v;
+          const float4 dx = own_dx[v];
+          float y0 = 0.f, y1 = 0.f;
+          if constexpr (!OUTPUT) sum[0] += dx.x, sum[1] += dx.z;
+#pragma unroll
+          for (int i = 0; i < S; i++) {
+            const float a0 = exp2_fast(dx.x * A[0][i]), a1 = exp2_fast(dx.z * A[1][i]);
+            const float factor = b[v * S + i];
+            if constexpr (REVERSE) {
+              h[0][i] = a0 * fmaf(dx.y, factor, h[0][i]);
+              h[1][i] = a1 * fmaf(dx.w, factor, h[1][i]);
+            } else {
+              h[0][i] = fmaf(a0, h[0][i], dx.y * factor);
+              h[1][i] = fmaf(a1, h[1][i], dx.w * factor);
+            }
+            if constexpr (OUTPUT) {
+              y0 = fmaf(c[v * S + i], h[0][i], y0);
+              y1 = fmaf(c[v * S + i], h[1][i], y1);
+            }
+          }
+          if constexpr (OUTPUT) y_at[t * F::Y_ROW] = make_float2(y0, y1);
+        }
+      };
+#pragma unroll
+      for (int k = 0; k < GROUPS - 1; k++) run_group(k, [&] { load_group(tile, k + 1); });
+      run_group(GROUPS - 1, [&] {
+        barrier_wait<F::THREADS>(STAGED + (tile + 1 & 1));
+        load_group(tile + 1, 0);
+      });
+      barrier_arrive<F::THREADS>(DONE + (tile & 1));
     }
 
 #pragma unroll
@@ -305,25 +302,21 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
   };
 #pragma unroll 1
   for (int tile = 0; tile < AHEAD; tile++) copy_tile(tile);
-  if (tiles > 0) {
-    wait_copy_groups<AHEAD - 1>();
-    stage_tile(0);
-  }
-  copy_tile(AHEAD);
-  block_barrier();
-#pragma unroll 1
-  for (int tile = 0; tile < tiles; tile++) {
-    if constexpr (OUTPUT) {
-      if (tile > 0) store_tile(tile - 1);
-    }
-    if (tile + 1 < tiles) {
+  auto next_tile = [&](int tile) {
+    if (tile < tiles) {
       wait_copy_groups<AHEAD - 1>();
-      stage_tile(tile + 1);
+      stage_tile(tile);
     }
-    copy_tile(tile + 1 + AHEAD);
-    block_barrier();
-  }
-  if constexpr (OUTPUT) {
-    if (tiles > 0) store_tile(tiles - 1);
+    // Behind the last tile too, where what is loaded ahead is not used.
+    if (tile <= tiles) barrier_arrive<F::THREADS>(STAGED + (tile & 1));
+    copy_tile(tile + AHEAD);
+  };
+#pragma unroll 1
+  for (int tile = -2; tile < tiles; tile++) {
+    if (tile >= 0) {
+      barrier_wait<F::THREADS>(DONE + (tile & 1));
+      if constexpr (OUTPUT) store_tile(tile);
+    }
+    next_tile(tile + 2);
   }
 }

@@ -10,7 +10,17 @@ struct ForwardParams {
   i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks;
 };
 
-__device__ __forceinline__ void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
+// Barriers between the two kinds of warps, one for even tiles and one for odd: a tile is staged (those
+// who feed arrive, those who run wait), a tile is done (the other way round).
+enum Barrier { STAGED = 1, DONE = 3 };
+template <int THREADS>
+__device__ __forceinline__ void barrier_arrive(int barrier) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory");
+}
+template <int THREADS>
+__device__ __forceinline__ void barrier_wait(int barrier) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory");
+}
 
 // Shared memory of delta and delta u: for each step the even pairs of channels, then the odd ones,
 // so that both a thread's two stores and the lanes' loads are free of bank conflicts.
