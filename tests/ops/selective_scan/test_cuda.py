@@ -117,9 +117,9 @@ def test_packed(complex_A: bool, bounds: list[int]) -> None:
 FORWARD = [
     ForwardPlan(4, 1, 4, 4, 16, 2, 2, 64),
     ForwardPlan(2, 2, 2, 2, 16, 3, 2, 32),
-    ForwardPlan(1, 4, 1, 2, 32, 1, 2, 96),
+    ForwardPlan(1, 4, 1, 2, 16, 1, 2, 96),
 ]
-BACKWARD = [BackwardPlan(1, 4, 16, 8, 3, 64), BackwardPlan(1, 4, 16, 16, 2, 32)]
+BACKWARD = [BackwardPlan(1, 4, 8, 2, 0, 0, 2, 64), BackwardPlan(1, 4, 8, 1, 0, 0, 1, 32)]
 
 
 @pytest.mark.parametrize("forward", FORWARD, ids=str)

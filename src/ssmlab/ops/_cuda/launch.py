@@ -121,8 +121,12 @@ def load_kernel(source: KernelSource, device: torch.device) -> Kernel:
     Raises:
         RuntimeError: it does not compile or load.
     """
-    major, minor = _capability(device.index or 0)
-    return _load(source, f"sm_{major}{minor}")
+    return _load(source, architecture(*_capability(device.index or 0)))
+
+
+def architecture(major: int, minor: int) -> str:
+    """What to compile for, such as "sm_80" or "sm_90a": from 9.0 on, with that GPU's own features."""
+    return f"sm_{major}{minor}" + ("a" if major >= 9 else "")
 
 
 @functools.cache

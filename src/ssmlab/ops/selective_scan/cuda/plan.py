@@ -53,12 +53,18 @@ class ForwardPlan:
 
 @dataclass(frozen=True)
 class BackwardPlan:
-    """A block of the backward kernel: see backward.cuh for the letters."""
+    """A block of the backward kernel: see backward.cuh for the letters.
+
+    ``run_registers`` and ``feed_registers`` are those of a thread of each kind, 0 and 0 for equal
+    shares: GPUs before compute capability 9.0 cannot hand registers over.
+    """
 
     WS: int
     WC: int
-    TT: int
     WIN: int
+    AHEAD: int
+    run_registers: int
+    feed_registers: int
     min_blocks: int
     chunk: int = _WHOLE
 
@@ -70,21 +76,25 @@ class BackwardPlan:
     @property
     def threads(self) -> int:
         """Threads a block."""
-        return 32 * self.WS * self.WC
+        return 64 * self.WS * self.WC
 
     def shared(self, element: int) -> int:
         """Bytes of shared memory a block for elements of so many bytes, as BackwardShape has it."""
-        quads, warps, ct, threads = 2 * self.WC, self.WS * self.WC, 8 * self.WC, self.threads
-        step = 4 * (2 * quads + 4) + 2 * ct + 32 * self.WS + 2 * self.WS * (ct + 8) + 36 * warps
-        floats = self.TT * step + warps * 4 * 144 + 8 * threads + 2 * ct
-        floats += 8 * threads * self.TT // SEGMENT
-        rows = max(1, self.TT * quads // threads)
-        raw = 24 * rows * threads + 8 * threads * -(-self.TT * self.WS * 4 // threads)
-        return 4 * floats + element * raw + 128
+        quads, warps, ct, feeders = 2 * self.WC, self.WS * self.WC, 8 * self.WC, self.threads // 2
+        half = quads if quads % 8 == 4 else quads + 4
+        stride = half + quads + (4 if quads % 8 == 4 else 0)
+        step = 4 * stride + 2 * ct + 32 * self.WS + 2 * self.WS * (ct + 8) + 36 * warps
+        floats = 2 * SEGMENT * step + warps * 4 * 144 + 8 * feeders + 2 * ct
+        rows = max(1, SEGMENT * quads // feeders)
+        raw = 20 * rows * feeders + 8 * feeders * -(-SEGMENT * self.WS * 4 // feeders)
+        return 4 * floats + (self.AHEAD + 2) * element * raw + 128
 
     def cpp(self) -> str:
         """Its template arguments."""
-        return f"{self.WS}, {self.WC}, {self.TT}, {self.WIN}"
+        return (
+            f"{self.WS}, {self.WC}, {self.WIN}, {self.AHEAD}, {self.run_registers}, "
+            f"{self.feed_registers}"
+        )
 
 
 @dataclass(frozen=True)
@@ -122,10 +132,12 @@ def _split(plan: ForwardPlan, sizes: Sizes, device: Device) -> ForwardPlan:
 
 
 def plan_backward(sizes: Sizes, device: Device) -> BackwardPlan:
-    """The layout for these sizes: four warps a block, two blocks a multiprocessor."""
+    """The layout for these sizes: four warps a block run and four feed, two blocks at a time."""
     WS = 1 if sizes.states <= 16 else (2 if sizes.states <= 32 else 4)
-    # The assembler for 10.0 and newer does not fit a window of 16 steps into the registers.
-    plan = BackwardPlan(WS, 4 // WS, 16, 16 if device.capability < (10, 0) else 8, 2)
+    if device.capability >= (9, 0):
+        plan = BackwardPlan(WS, 4 // WS, 16, 1, 200, 56, 2)
+    else:
+        plan = BackwardPlan(WS, 4 // WS, 8, 1, 0, 0, 2)
     blocks = sizes.blocks(plan.channels)
     # Two waves of blocks: a last wave that is half empty then costs less.
     few = sizes.sequences * blocks < 2 * device.multiprocessors

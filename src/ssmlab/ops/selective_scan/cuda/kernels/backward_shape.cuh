@@ -38,74 +38,40 @@ struct IsFloat<float> {
   static constexpr bool value = true;
 };
 
-template <int WS, int WC, int TT>
+template <int WS, int WC, int AHEAD>
 struct BackwardShape {
   static constexpr int N = 16 * WS;
   static constexpr int CT = 8 * WC;
   static constexpr int WARPS = WS * WC;
-  static constexpr int THREADS = 32 * WARPS;
+  static constexpr int RUNNERS = 32 * WARPS, FEEDERS = RUNNERS, THREADS = RUNNERS + FEEDERS;
+  static constexpr int TT = SEGMENT;  // steps of a tile
   static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
-  static constexpr int STEP = 144;           // floats a step of a warp's parts: 32 x 4, padded
-  static constexpr int RED = 36;             // floats a step of a warp's dB, dC: 2 x 16, padded
+  static constexpr int STEP = 144;  // floats a step of a warp's parts: 32 x 4, padded
+  static constexpr int RED = 36;    // floats a step of a warp's dB, dC: 2 x 16, padded
   static constexpr int DX = TT * PairRows<QUADS>::STRIDE * 4;
   static constexpr int DY = TT * PAIRS * 2;
   static constexpr int SLOPE = TT * CT;
   static constexpr int BC = TT * WS * 8 * 4;
   static constexpr int SUM_STRIDE = CT + 8;  // float2 a step of sums over states, padded
   static constexpr int SUM = TT * WS * SUM_STRIDE * 2;
-  static constexpr int PART = WARPS * 4 * STEP;
   static constexpr int REDUCE = WARPS * TT * RED;
-  static constexpr int ROW_STEP = THREADS / QUADS, ROWS = TT > ROW_STEP ? TT / ROW_STEP : 1;
-  static constexpr int BC_ITEMS = TT * WS * 4, BC_STEPS = (BC_ITEMS + THREADS - 1) / THREADS;
-  static constexpr int RAW_QUADS = 6 * ROWS * THREADS;       // u twice, delta, dout, z, y before the gate
-  static constexpr int RAW_PAIRS = 4 * BC_STEPS * THREADS;   // states n, n + 8 of B and of C
-  static constexpr int KEPT = 2 * (TT / SEGMENT) * 2 * THREADS * 2;
-  static constexpr int FLOATS = KEPT + DX + DY + SLOPE + BC + SUM + PART + REDUCE + THREADS * 8 + CT * 2;
+  static constexpr int TILE = DX + DY + SLOPE + BC + SUM + REDUCE;  // floats, twice
+  static constexpr int PART = WARPS * 4 * STEP;
+  static constexpr int ROW_STEP = FEEDERS / QUADS, ROWS = TT > ROW_STEP ? TT / ROW_STEP : 1;
+  static constexpr int BC_ITEMS = TT * WS * 4, BC_STEPS = (BC_ITEMS + FEEDERS - 1) / FEEDERS;
+  // Feeders copy AHEAD tiles ahead; u stays until the tile's gradients are stored.
+  static constexpr int RING = AHEAD + 2;
+  static constexpr int RAW_QUADS = 5 * ROWS * FEEDERS;      // u, delta, dout, z, y before the gate
+  static constexpr int RAW_PAIRS = 4 * BC_STEPS * FEEDERS;  // states n, n + 8 of B and of C
+  static constexpr int FLOATS = 2 * TILE + PART + FEEDERS * 8 + CT * 2;
 };
 
-// The same value, of which the compiler does not know that it stays the same: what follows from it
-// is then made anew in each tile, not kept in registers.
-__device__ __forceinline__ int opaque(int x) {
-  asm volatile("" : "+r"(x));
-  return x;
-}
-
-// Where a block's tensors start (its batch entry, chunk and channels), in shared memory: in
-// registers these would take what the window needs, made anew they would cost more than the loads.
-enum Base {
-  AT_U, AT_DELTA, AT_DOUT, AT_Z, AT_Y_PRE, AT_DZ, AT_DU, AT_DDELTA, AT_B, AT_C, AT_DBC, AT_KEPT, BASES
-};
-
-template <typename T>
-__device__ __forceinline__ void set_bases(u64* bases, const BackwardParams& p, const Span& span,
-                                          const Channels& ch, i64 block) {
-  const i64 D = p.channels, N = p.states, dense = p.length * D;  // we allocate dense (B, L, D)
-  auto at = [&](const void* tensor, i64 batch_step, i64 row_step) {
-    return u64(static_cast<const T*>(tensor) +
-               (span.batch * batch_step + span.from * row_step + ch.first));
-  };
-  bases[AT_U] = at(p.u, p.u_b, p.u_t);
-  bases[AT_DELTA] = at(p.delta, p.delta_b, p.delta_t);
-  bases[AT_DOUT] = at(p.dout, p.dout_b, p.dout_t);
-  bases[AT_Z] = at(p.z, p.z_b, p.z_t);
-  bases[AT_Y_PRE] = at(p.y_pre, dense, D);
-  bases[AT_DZ] = at(p.dz, dense, D);
-  bases[AT_DU] = at(p.du, dense, D);
-  bases[AT_DDELTA] = at(p.ddelta, dense, D);
-  bases[AT_B] = at(p.B, p.B_b, p.B_t) + (ch.first / p.group_B * p.B_g - ch.first) * sizeof(T);
-  bases[AT_C] = at(p.C, p.C_b, p.C_t) + (ch.first / p.group_C * p.C_g - ch.first) * sizeof(T);
-  // Kept states of this chunk's first segment; the next segment's lie N D behind.
-  const i64 kept = kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT;
-  bases[AT_KEPT] = u64(p.kept + kept * N * D + ch.first);
-  bases[AT_DBC] = u64(p.dBC + (block * p.rows + span.batch * p.length + span.from) * 2 * N);
-}
-
-template <typename T>
-__device__ __forceinline__ T* offset(const u64* bases, Base which, int t0, int row_step, int within) {
-  // 32-bit products, 64-bit sums: a tile's first row, then rows and channels within the tile.
-  T* base = reinterpret_cast<T*>(bases[which]);
-  __builtin_assume(__isGlobal(base));
-  return base + i64(t0) * row_step + within;
+// Registers of a thread from here on, in which all warps of four take part: what those that feed
+// give up, those that run get. 0: as they are.
+template <int COUNT, bool MORE>
+__device__ __forceinline__ void set_registers() {
+  if constexpr (COUNT > 0 && MORE) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+  if constexpr (COUNT > 0 && !MORE) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
 // The sum of every STEP-th of COUNT values, in their order.

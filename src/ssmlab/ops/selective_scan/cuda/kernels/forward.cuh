@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
 #pragma unroll
       for (int v = 0; v < F::V; v++) next_dx[v] = dx_lane[(odd * TT + group * F::V + v) * Rows::STRIDE];
     };
-    barrier_wait<F::THREADS>(STAGED);
+    wait_staged<F::FEEDERS>(warp, 0);
     load_group(0, 0);
 #pragma unroll 1
     for (int tile = 0; tile < tiles; tile++) {
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
 #pragma unroll
       for (int k = 0; k < GROUPS - 1; k++) run_group(k, [&] { load_group(tile, k + 1); });
       run_group(GROUPS - 1, [&] {
-        barrier_wait<F::THREADS>(STAGED + (tile + 1 & 1));
+        wait_staged<F::FEEDERS>(warp, tile + 1 & 1);
         load_group(tile + 1, 0);
       });
       barrier_arrive<F::THREADS>(DONE + (tile & 1));
@@ -308,7 +308,7 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
       stage_tile(tile);
     }
     // Behind the last tile too, where what is loaded ahead is not used.
-    if (tile <= tiles) barrier_arrive<F::THREADS>(STAGED + (tile & 1));
+    if (tile <= tiles) arrive_staged<F::FEEDERS, WS * WC>(tile & 1);
     copy_tile(tile + AHEAD);
   };
 #pragma unroll 1

@@ -10,9 +10,10 @@ struct ForwardParams {
   i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks;
 };
 
-// Barriers between the two kinds of warps, one for even tiles and one for odd: a tile is staged (those
-// who feed arrive, those who run wait), a tile is done (the other way round).
-enum Barrier { STAGED = 1, DONE = 3 };
+// Barriers between the two kinds of warps, one for even tiles and one for odd. DONE: a tile is run;
+// those who run arrive, those who feed wait. STAGED: a tile can be run; there is one for each warp
+// that runs, so that these need not wait for each other. FED: those who feed wait for each other.
+enum Barrier { DONE = 1, FED = 3, STAGED = 4 };
 template <int THREADS>
 __device__ __forceinline__ void barrier_arrive(int barrier) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory");
@@ -20,6 +21,16 @@ __device__ __forceinline__ void barrier_arrive(int barrier) {
 template <int THREADS>
 __device__ __forceinline__ void barrier_wait(int barrier) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory");
+}
+template <int FEEDERS, int WARPS>
+__device__ __forceinline__ void arrive_staged(int odd) {
+  static_assert(STAGED + 2 * WARPS <= 16, "a block has 16 barriers");
+#pragma unroll
+  for (int warp = 0; warp < WARPS; warp++) barrier_arrive<FEEDERS + 32>(STAGED + 2 * warp + odd);
+}
+template <int FEEDERS>
+__device__ __forceinline__ void wait_staged(int warp, int odd) {
+  barrier_wait<FEEDERS + 32>(STAGED + 2 * warp + odd);
 }
 
 // Shared memory of delta and delta u: for each step the even pairs of channels, then the odd ones,
