@@ -132,10 +132,21 @@ __device__ __forceinline__ typename Quad<T>::Raw load_quad(const T* p, int valid
                          valid > 3 ? p[3] : none);
   }
 }
+// One store: of a plain assignment the compiler often makes a store of each 32 bits.
+__device__ __forceinline__ void store_raw(void* p, uint2 v) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(p), "r"(v.x), "r"(v.y));
+}
+__device__ __forceinline__ void store_raw(void* p, float2 v) {
+  asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(p), "f"(v.x), "f"(v.y));
+}
+__device__ __forceinline__ void store_raw(void* p, float4 v) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z),
+               "f"(v.w));
+}
 template <typename T, bool ALIGNED, bool FULL>
 __device__ __forceinline__ void store_quad(T* p, float4 v, int valid) {
   if constexpr (ALIGNED) {
-    if (FULL || valid >= 4) *reinterpret_cast<typename Quad<T>::Raw*>(p) = Quad<T>::pack(v);
+    if (FULL || valid >= 4) store_raw(p, Quad<T>::pack(v));
   } else {
     if (valid > 0) p[0] = from_float<T>(v.x);
     if (valid > 1) p[1] = from_float<T>(v.y);
@@ -156,7 +167,7 @@ __device__ __forceinline__ float2 load_two(const float* p, int valid) {
 template <bool ALIGNED, bool FULL>
 __device__ __forceinline__ void store_two(float* p, float2 v, int valid) {
   if constexpr (ALIGNED) {
-    if (FULL || valid >= 2) *reinterpret_cast<float2*>(p) = v;
+    if (FULL || valid >= 2) store_raw(p, v);
   } else {
     if (valid > 0) p[0] = v.x;
     if (valid > 1) p[1] = v.y;
@@ -226,18 +237,28 @@ __device__ __forceinline__ float exp_fast(float x) { return exp2_fast(x * LOG2E)
 // 1 / (1 + exp(-x)); exp(-x) = inf for very negative x gives 0, as it should.
 __device__ __forceinline__ float sigmoid(float x) { return reciprocal_fast(1.f + exp_fast(-x)); }
 
-// log(1 + exp(x)). For small exp(x) the sum 1 + e loses e's digits, so the series takes over.
-__device__ __forceinline__ float softplus(float x) {
-  const float e = exp_fast(x);
-  const float series = e * fmaf(e, fmaf(e, 0.33333333f, -0.5f), 1.f);
-  const float general = LN2 * log2_fast(1.f + e);
-  return x > 20.f ? x : (e < 0.03f ? series : general);
+// log(1 + e) / e for 0 <= e <= 1, relative error under 4e-7: a polynomial fitted for the least error. As
+// many instructions as log2 and a series for small e, and the special-function unit is what is scarce.
+__device__ __forceinline__ float log1p_ratio(float e) {
+  float p = -0.0085391980f;
+  p = fmaf(p, e, 0.044089593f);
+  p = fmaf(p, e, -0.10768165f);
+  p = fmaf(p, e, 0.17745237f);
+  p = fmaf(p, e, -0.24495462f);
+  p = fmaf(p, e, 0.33275479f);
+  p = fmaf(p, e, -0.49997404f);
+  return fmaf(p, e, 0.99999982f);
 }
 
-// The same, and its derivative 1 / (1 + exp(-x)) = e / (1 + e) in `slope`.
+// log(1 + exp(x)) = max(x, 0) + log(1 + e), e = exp(-|x|).
+__device__ __forceinline__ float softplus(float x) {
+  const float e = exp_fast(-fabsf(x));
+  return fmaf(e, log1p_ratio(e), fmaxf(x, 0.f));
+}
+
+// The same, and its derivative 1 / (1 + exp(-x)) in `slope`.
 __device__ __forceinline__ float softplus_with_slope(float x, float* slope) {
-  const float e = exp_fast(fminf(x, 80.f)), sum = 1.f + e;
-  const float series = e * fmaf(e, fmaf(e, 0.33333333f, -0.5f), 1.f);
-  *slope = e * reciprocal_fast(sum);
-  return x > 20.f ? x : (e < 0.03f ? series : LN2 * log2_fast(sum));
+  const float e = exp_fast(-fabsf(x)), r = reciprocal_fast(1.f + e);
+  *slope = x < 0.f ? e * r : r;
+  return fmaf(e, log1p_ratio(e), fmaxf(x, 0.f));
 }

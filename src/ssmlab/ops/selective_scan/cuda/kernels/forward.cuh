@@ -214,15 +214,17 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
       if constexpr (OUTPUT) put(RAW_C + i, C + (i64(t0) * C_t + i * BC_ROWS * C_t), n);
     }
   };
+  auto is_full = [&](int tile) { return whole && tile_start(tile) + TT <= steps; };
   auto copy_tile = [&](int tile) {
     if (tile < tiles) {
-      if (whole && tile_start(tile) + TT <= steps) copy_rows(tile, Full());
+      if (is_full(tile)) copy_rows(tile, Full());
       else copy_rows(tile, Ragged());
     }
     end_copy_group();  // empty behind the last tile, so that the count of groups goes on
   };
 
-  auto stage_tile = [&](int tile) {
+  auto stage_rows = [&](int tile, auto whole_tile) {
+    constexpr bool FULL = decltype(whole_tile)::value;
     const int t0 = tile_start(tile), odd = tile & 1;
     const Raw* raw = raw_of(tile);
     float4* dx_at = s_dx + odd * TT * Rows::STRIDE;
@@ -234,7 +236,7 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
       d.x += bias.x, d.y += bias.y, d.z += bias.z, d.w += bias.w;
       if constexpr (SOFTPLUS)
         d.x = softplus(d.x), d.y = softplus(d.y), d.z = softplus(d.z), d.w = softplus(d.w);
-      if (t0 + r >= steps) d = none;  // a step that changes nothing
+      if (!FULL && t0 + r >= steps) d = none;  // a step that changes nothing
       if constexpr (REVERSE) {
         if constexpr (GATE) {
           const float4 w = Quad<T>::unpack(raw[(RAW_Z + i) * F::FEEDERS]);
@@ -247,6 +249,12 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
       dx_at[r * Rows::STRIDE + lq] = make_float4(d.x, x.x, d.y, x.y);
       dx_at[r * Rows::STRIDE + Rows::HALF + lq] = make_float4(d.z, x.z, d.w, x.w);
     }
+  };
+  auto stage_tile = [&](int tile) {
+    if (is_full(tile)) stage_rows(tile, Full());
+    else stage_rows(tile, Ragged());
+    const int odd = tile & 1;
+    const Raw* raw = raw_of(tile);
 #pragma unroll
     for (int i = 0; i < BC_STEPS; i++) {
       if (BC_QUADS % F::FEEDERS && fid + i * F::FEEDERS >= BC_QUADS) break;
@@ -297,7 +305,7 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
     }
   };
   auto store_tile = [&](int tile) {
-    if (whole && tile * TT + TT <= steps) store_rows(tile, Full());
+    if (is_full(tile)) store_rows(tile, Full());
     else store_rows(tile, Ragged());
   };
 #pragma unroll 1
