@@ -20,7 +20,7 @@ needs_nvrtc = pytest.mark.skipif(
 
 @needs_nvrtc
 def test_a_kernel_compiles_and_its_log_is_read(source: KernelSource) -> None:
-    compiled = compile_kernel(source, "sm_90")
+    compiled = compile_kernel(source, "sm_90a")
     assert compiled.code.startswith(b"\x7fELF")
     assert "twice" in compiled.symbol
     used = read_resources(compiled.log)
@@ -33,7 +33,7 @@ def test_a_mistake_is_shown_with_its_file_and_line(source: KernelSource) -> None
     source.files[-1].write_text("\n__global__ void broken() { undefined(); }\n")
     broken = KernelSource(source.files[-1:], "broken")
     with pytest.raises(RuntimeError, match=r"(?s)broken does not compile.*twice.cu\(2\)"):
-        compile_kernel(broken, "sm_90")
+        compile_kernel(broken, "sm_90a")
 
 
 @needs_nvrtc
@@ -55,7 +55,7 @@ def test_the_check_fails_on_spills(source: KernelSource, capsys) -> None:
 @pytest.mark.parametrize("name", ["scan_forward<bf16", "scan_backward<bf16", "general_backward"])
 def test_a_scan_kernel_compiles_without_spills(name: str) -> None:
     variant = next(v for v in all_variants() if v.name.startswith(name))
-    assert read_resources(compile_kernel(variant, "sm_90").log).spill_bytes <= 64
+    assert read_resources(compile_kernel(variant, "sm_90a").log).spill_bytes <= 64
 
 
 def test_every_layout_fits_the_shared_memory_of_every_gpu() -> None:

@@ -19,7 +19,8 @@ import ssmlab.ops
 from ssmlab.ops._cuda.compile import Resources, compile_kernel, compiler_version, read_resources
 from ssmlab.ops._cuda.source import KernelSource
 
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+# As launch.architecture has them.
+ARCHITECTURES = ("sm_80", "sm_90a", "sm_100a")
 
 
 def all_variants() -> list[KernelSource]:
@@ -80,7 +81,7 @@ def _compile(variant: tuple[str, KernelSource]) -> Resources | str:
 def main() -> int:
     """Run the check as the command line asks; the exit status."""
     parser = argparse.ArgumentParser(description="Compile every CUDA kernel variant.")
-    parser.add_argument("--arch", nargs="*", default=ARCHITECTURES, help="such as sm_90")
+    parser.add_argument("--arch", nargs="*", default=ARCHITECTURES, help="such as sm_90a")
     parser.add_argument("--only", default="", help="variants whose name holds this text")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()

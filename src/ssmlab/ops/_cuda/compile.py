@@ -55,7 +55,7 @@ def compiler_version() -> str:
 
 
 def compile_kernel(source: KernelSource, arch: str) -> Compiled:
-    """Compile for ``arch`` ("sm_90"); needs NVRTC and no GPU.
+    """Compile for ``arch`` ("sm_90a"); needs NVRTC and no GPU.
 
     Raises:
         RuntimeError: the source does not compile, with the compiler's messages.

@@ -17,7 +17,7 @@ class KernelSource:
         name: a C++ expression that names the kernel, ``forward<float, 16>`` for a template.
         max_registers: registers a thread at most, where ``__launch_bounds__`` does not say it.
         max_spill_bytes: spill bytes a thread above which the compile check fails.
-        architectures: those that the check compiles it for, such as ("sm_90",); empty: all.
+        architectures: those that the check compiles it for, such as ("sm_90a",); empty: all.
     """
 
     files: tuple[Path, ...]

@@ -29,6 +29,7 @@ FORWARD_FILES = (*_SHARED, _FOLDER / "forward.cuh")
 BACKWARD_FILES = (*_SHARED, _FOLDER / "backward_shape.cuh", _FOLDER / "backward.cuh")
 SUM_FILES = (*_SHARED, _FOLDER / "sums.cuh")
 OUTPUT, STATE, REVERSE = 0, 1, 2  # the forward kernel's modes
+_FEW_CHUNKS = 16  # up to which a block scans over the chunks itself, without a kernel between
 
 
 @functools.cache
@@ -159,25 +160,9 @@ def forward(
     y = torch.empty(u.shape, dtype=dtype, device=u.device)
     last = torch.empty((sizes.sequences, *A.shape), dtype=torch.float32, device=u.device)
     items, blocks = sizes.items(plan.chunk), sizes.blocks(plan.channels)
-    split = plan.chunk < sizes.length
     aligned = is_aligned(sizes, u, delta, z, B, C)
 
-    states = chunk_sum = None
-    if split:
-        states, chunk_sum = _chunk_buffers(sizes, items, u.device)
-
-    def arguments(states: Tensor | None) -> list[Tensor | int | float | None]:
-        return [
-            *(u, delta, z, B, C, None, A_, D_, bias, None if split else start),
-            *(y, y_pre, last, kept if save else None, states, chunk_sum, sizes.offsets),
-            *_strides(u, delta, u if z is None else z),
-            *_factor_strides(B),
-            *_factor_strides(C),
-            *(0, 0),
-            *_sizes(sizes, plan.chunk, blocks),
-        ]
-
-    def launch(mode: int) -> None:
+    def launch(mode: int, states: Tensor | None, chunk_sum: Tensor | None) -> None:
         source = forward_source(
             plan,
             dtype,
@@ -188,18 +173,34 @@ def forward(
             aligned,
         )
         _kernel(source, u)(
-            arguments(states),
+            [
+                *(u, delta, z, B, C, None, A_, D_, bias, start),
+                *(y, y_pre, last, kept if save else None, states, chunk_sum, sizes.offsets),
+                *_strides(u, delta, u if z is None else z),
+                *_factor_strides(B),
+                *_factor_strides(C),
+                *(0, 0),
+                *_sizes(sizes, plan.chunk, blocks),
+            ],
             (items * blocks, 1, 1),
             plan.threads,
             device=u.device,
             shared=plan.shared(mode, dtype.itemsize),
         )
 
-    if states is not None and chunk_sum is not None:
-        launch(STATE)
-        scan_over_chunks(sizes, plan.chunk, A_, start, states, chunk_sum, None, reverse=False)
-    launch(OUTPUT)
+    states = chunk_sum = None
+    if plan.chunk < sizes.length:
+        states, chunk_sum = _chunk_buffers(sizes, items, u.device)
+        launch(STATE, states, chunk_sum)
+        if not _few_chunks(sizes, plan.chunk):
+            scan_over_chunks(sizes, plan.chunk, A_, start, states, chunk_sum, None, reverse=False)
+            chunk_sum = None
+    launch(OUTPUT, states, chunk_sum)
     return y.to(result_dtype), last, kept
+
+
+def _few_chunks(sizes: Sizes, chunk: int) -> bool:
+    return -(-sizes.length // chunk) <= _FEW_CHUNKS
 
 
 def _chunk_buffers(sizes: Sizes, items: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -253,15 +254,14 @@ def backward(
     given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     sizes = sizes_of(u, A, B, C, cu_seqlens)
     properties = _device(u.device.index)
-    plan = plan or plans.plan_backward(sizes, properties)
     dtype, device = element_dtype(u, delta, B, C, z), u.device
+    plan = plan or plans.plan_backward(sizes, properties, dtype.itemsize)
     y_pre = kept[_kept_states(u, A, cu_seqlens) :]
 
     u, delta, B, C = (rows(t, dtype) for t in (u, delta, B, C))
     z = None if z is None else rows(z, dtype)
     dout = torch.zeros_like(u) if grad_y is None else rows(grad_y, dtype)
     A_, D_, bias, dlast = (dense(t) for t in (A, D, delta_bias, grad_last))
-    split = plan.chunk < sizes.length
     items, blocks = sizes.items(plan.chunk), sizes.blocks(plan.channels)
     aligned = is_aligned(sizes, u, delta, z, B, C, dout)
 
@@ -284,8 +284,9 @@ def backward(
         *_factor_strides(C),
         *_strides(dout),
     ]
-    states = None
-    if split:
+    states = chunk_sum = None
+    scanned = False  # over chunks, by a kernel of its own
+    if plan.chunk < sizes.length:
         shape = reverse_plan or plans.plan_forward(sizes, properties, dtype.itemsize)
         shape = replace(shape, chunk=plan.chunk)
         states, chunk_sum = _chunk_buffers(sizes, items, device)
@@ -302,12 +303,15 @@ def backward(
             device=device,
             shared=shape.shared(REVERSE, dtype.itemsize),
         )
-        scan_over_chunks(sizes, plan.chunk, A_, dlast, states, chunk_sum, dh0, reverse=True)
+        scanned = not _few_chunks(sizes, plan.chunk)
+        if scanned:
+            scan_over_chunks(sizes, plan.chunk, A_, dlast, states, chunk_sum, dh0, reverse=True)
+            chunk_sum = None
 
     _kernel(backward_source(plan, dtype, softplus, z is not None, aligned), u)(
         [
-            *(u, delta, z, B, C, dout, y_pre, A_, D_, bias, kept, states, dlast),
-            *(du, ddelta, dz, dBC, dA, dD, dbias, None if split else dh0, sizes.offsets),
+            *(u, delta, z, B, C, dout, y_pre, A_, D_, bias, kept, states, chunk_sum, dlast),
+            *(du, ddelta, dz, dBC, dA, dD, dbias, None if scanned else dh0, sizes.offsets),
             *strides,
             *_sizes(sizes, plan.chunk, blocks),
             steps,

@@ -86,8 +86,10 @@ class BackwardPlan:
         step = 4 * stride + 2 * ct + 32 * self.WS + 2 * self.WS * (ct + 8) + 36 * warps
         floats = 2 * SEGMENT * step + warps * 4 * 144 + 8 * feeders + 2 * ct
         rows = max(1, SEGMENT * quads // feeders)
-        raw = 20 * rows * feeders + 8 * feeders * -(-SEGMENT * self.WS * 4 // feeders)
-        return 4 * floats + (self.AHEAD + 2) * element * raw + 128
+        u, others = 4 * rows * feeders, 16 * rows * feeders
+        factors = 8 * feeders * -(-SEGMENT * self.WS * 4 // feeders)
+        raw = (self.AHEAD + 2) * u + (self.AHEAD + 1) * (others + factors)
+        return 4 * floats + element * raw
 
     def cpp(self) -> str:
         """Its template arguments."""
@@ -131,13 +133,16 @@ def _split(plan: ForwardPlan, sizes: Sizes, device: Device) -> ForwardPlan:
     return replace(plan, chunk=split_time(sizes, sizes.blocks(plan.channels), wanted))
 
 
-def plan_backward(sizes: Sizes, device: Device) -> BackwardPlan:
+def plan_backward(sizes: Sizes, device: Device, element: int) -> BackwardPlan:
     """The layout for these sizes: four warps a block run and four feed, two blocks at a time."""
     WS = 1 if sizes.states <= 16 else (2 if sizes.states <= 32 else 4)
-    if device.capability >= (9, 0):
-        plan = BackwardPlan(WS, 4 // WS, 16, 1, 200, 56, 2)
-    else:
-        plan = BackwardPlan(WS, 4 // WS, 8, 1, 0, 0, 2)
+    plan = BackwardPlan(WS, 4 // WS, 16, 1, 200, 56, 2)
+    if device.capability >= (10, 0) and WS > 1:
+        plan = replace(plan, WIN=8)  # the assembler does not fit 16 into these registers
+    elif device.capability < (9, 0):
+        # Equal shares of registers: a short window, or one block where no second one fits.
+        WIN, min_blocks = (4, 2) if element == 2 else (16, 1)
+        plan = BackwardPlan(WS, 4 // WS, WIN, 1, 0, 0, min_blocks)
     blocks = sizes.blocks(plan.channels)
     # Two waves of blocks: a last wave that is half empty then costs less.
     few = sizes.sequences * blocks < 2 * device.multiprocessors
@@ -168,5 +173,5 @@ def all_plans(
         for batch in (8, 1, 2, 4):
             sizes = Sizes(batch, 2048, 2048, n, batch, 2048, 2048, 2048, None)
             forwards[replace(plan_forward(sizes, device, element), chunk=_WHOLE)] = None
-            backwards[replace(plan_backward(sizes, device), chunk=_WHOLE)] = None
+            backwards[replace(plan_backward(sizes, device, element), chunk=_WHOLE)] = None
     return tuple(forwards), tuple(backwards)

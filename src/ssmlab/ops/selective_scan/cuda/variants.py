@@ -10,7 +10,11 @@ from ssmlab.ops.selective_scan.cuda.plan import Device, ForwardPlan, all_plans
 from ssmlab.ops.selective_scan.cuda.step import step_variants
 
 # The kinds of GPU between which layouts differ, and the architectures of each.
-_KINDS = {("sm_80", "sm_90"): Device(capability=(9, 0)), ("sm_100",): Device(capability=(10, 0))}
+_KINDS = {
+    ("sm_80",): Device(capability=(8, 0)),
+    ("sm_90a",): Device(capability=(9, 0)),
+    ("sm_100a",): Device(capability=(10, 0)),
+}
 
 
 def variants() -> list[KernelSource]:

@@ -33,7 +33,8 @@ __global__ void __launch_bounds__(64 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
   float* s_part = s_red + 2 * F::REDUCE;                        // [WARPS][4][STEP]
   float4* s_own = reinterpret_cast<float4*>(s_part + F::PART);  // [2][FEEDERS] for dD and dbias
   float4* s_bias = s_own + 2 * F::FEEDERS;                      // [QUADS], and D behind it
-  Raw* s_raw = reinterpret_cast<Raw*>(s_bias + 2 * F::QUADS);   // [RING][5][ROWS][FEEDERS]
+  Raw* s_raw_u = reinterpret_cast<Raw*>(s_bias + 2 * F::QUADS);  // [RING_U][ROWS][FEEDERS]
+  Raw* s_raw = s_raw_u + F::RING_U * F::RAW_U;                   // [RING][4][ROWS][FEEDERS]
   RawPair* s_raw_bc = reinterpret_cast<RawPair*>(s_raw + F::RING * F::RAW_QUADS);  // [RING][4][BC_STEPS][FEEDERS]
 
   const int tid = threadIdx.x, N = int(p.states);
@@ -70,9 +71,26 @@ __global__ void __launch_bounds__(64 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
         const bool real = j < lane_valid && n < N;
         A[j][s] = real ? p.A[d * N + n] * LOG2E : 0.f;
         dA[j][s] = carry[j][s] = 0.f;
-        if (real && p.chunk_state != nullptr) carry[j][s] = p.chunk_state[(item * N + n) * D + d];
+        if (real && p.chunk_state != nullptr && p.chunk_sum == nullptr)
+          carry[j][s] = p.chunk_state[(item * N + n) * D + d];
         else if (real && p.dlast != nullptr) carry[j][s] = p.dlast[(span.sequence * D + d) * N + n];
       }
+    if (p.chunk_sum != nullptr) {  // the chunks behind this one, from their own gradients
+      const i64 behind = (span.end - span.to + p.chunk - 1) / p.chunk;
+#pragma unroll 4
+      for (i64 k = item + behind; k > item; k--) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+          if (j >= lane_valid) continue;
+          const float own_sum = p.chunk_sum[k * D + d_lane + j];
+#pragma unroll
+          for (int s = 0; s < 2; s++)
+            if (n0 + 8 * s < N)
+              carry[j][s] = fmaf(exp2_fast(A[j][s] * own_sum), carry[j][s],
+                                 p.chunk_state[(k * N + n0 + 8 * s) * D + d_lane + j]);
+        }
+      }
+    }
     // The states at a tile's start are loaded while the tile before it is run.
     const i64 first_kept = kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT;
     const float* kept = p.kept + (first_kept + tiles - 1) * N * D + n0 * D + d_lane;
@@ -195,14 +213,22 @@ __global__ void __launch_bounds__(64 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
       }
       barrier_arrive<F::THREADS>(DONE + odd);
     }
+    // Found anew: kept in registers over the loop, all this would leave too few for the window.
+    const int own = opaque(tid), own_block = opaque(blockIdx.x), states = int(p.states);
+    const i64 own_item = own_block / p.blocks, width = p.channels;
+    const Span at = find_span(own_item, p.offsets, p.sequences, p.length, p.chunk);
+    const Channels own_ch = find_channels(own_block % p.blocks, p.segment, F::CT);
+    const int c = own / 32 % WC * 8 + own % 4 * 2, n_first = own / 32 / WC * 16 + own % 32 / 4;
+    const bool first = p.dh0 != nullptr && at.from == at.begin;
 #pragma unroll
     for (int j = 0; j < 2; j++)
 #pragma unroll
       for (int s = 0; s < 2; s++) {
-        const int n = n0 + 8 * s;
-        if (j >= lane_valid || n >= N) continue;
-        p.dA[(item * N + n) * D + d_lane + j] = dA[j][s];
-        if (p.dh0 != nullptr) p.dh0[(span.sequence * D + d_lane + j) * N + n] = carry[j][s];
+        const int n = n_first + 8 * s;
+        const i64 d = own_ch.first + c + j;
+        if (c + j >= own_ch.count || n >= states) continue;
+        p.dA[(own_item * states + n) * width + d] = dA[j][s];
+        if (first) p.dh0[(at.sequence * width + d) * states + n] = carry[j][s];
       }
     return;
   }
@@ -210,7 +236,8 @@ __global__ void __launch_bounds__(64 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
   set_registers<FEED_REGISTERS, false>();
   const int fid = tid - F::RUNNERS, lq = fid % F::QUADS, lr = fid / F::QUADS, valid = ch.count - 4 * lq;
   s_own[fid] = none, s_own[F::FEEDERS + fid] = none;
-  enum Slot { RAW_U, RAW_DELTA, RAW_DOUT, RAW_Z, RAW_Y };
+  enum Slot { RAW_DELTA, RAW_DOUT, RAW_Z, RAW_Y };
+  auto raw_u_of = [&](int tile) { return s_raw_u + tile % F::RING_U * F::RAW_U + fid; };
   auto raw_of = [&](int tile) { return s_raw + tile % F::RING * F::RAW_QUADS + fid; };
   auto raw_bc_of = [&](int tile) { return s_raw_bc + tile % F::RING * F::RAW_PAIRS + fid; };
 
@@ -234,11 +261,18 @@ __global__ void __launch_bounds__(64 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
   const T* C = static_cast<const T*>(p.C) +
                (span.batch * p.C_b + t_bc * C_t + ch.first / p.group_C * p.C_g + bc_n);
 
+  // dB and dC: a thread adds four states of one of them, at rows red_row, red_row + RED_ROWS, ...
+  constexpr int RED_QUADS = TT * F::N / 2, RED_STEPS = (RED_QUADS + F::FEEDERS - 1) / F::FEEDERS;
+  constexpr int RED_ROWS = F::FEEDERS / (F::N / 2);
+  const int red_row = fid / (F::N / 2), red_which = fid / (F::N / 4) % 2, red_n = fid % (F::N / 4) * 4;
+  const int red_at = (red_n / 16 * WC * TT + red_row) * F::RED + red_which * 16 + red_n % 16;
+  float* dBC = p.dBC + (block * p.rows + span.batch * p.length + span.from + tile_start(0) + red_row) * 2 * N +
+               red_which * N + red_n;
+
   auto copy_rows = [&](int tile, auto whole_tile) {
     constexpr bool FULL = decltype(whole_tile)::value;
     const int left = steps - tile_start(tile);
-    auto rows = [&](Slot slot, const T* from, int row_step) {
-      Raw* to = raw_of(tile) + slot * ROWS * F::FEEDERS;
+    auto rows = [&](Raw* to, const T* from, int row_step) {
 #pragma unroll
       for (int i = 0; i < ROWS; i++) {
         const int r = lr + i * ROW_STEP;
@@ -251,12 +285,13 @@ __global__ void __launch_bounds__(64 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
           to[i * F::FEEDERS] = load_quad<T, false, false>(at, n);
       }
     };
-    rows(RAW_U, u, u_t);
-    rows(RAW_DELTA, delta, delta_t);
-    rows(RAW_DOUT, dout, dout_t);
+    auto slot = [&](Slot which) { return raw_of(tile) + which * ROWS * F::FEEDERS; };
+    rows(raw_u_of(tile), u, u_t);
+    rows(slot(RAW_DELTA), delta, delta_t);
+    rows(slot(RAW_DOUT), dout, dout_t);
     if constexpr (GATE) {
-      rows(RAW_Z, z, z_t);
-      rows(RAW_Y, static_cast<const T*>(p.y_pre) + (dense - (AHEAD + 2) * dense_tile), dense_t);
+      rows(slot(RAW_Z), z, z_t);
+      rows(slot(RAW_Y), static_cast<const T*>(p.y_pre) + (dense - (AHEAD + 2) * dense_tile), dense_t);
     }
     auto pairs = [&](int slot, const T* from, int row_step) {
 #pragma unroll
@@ -303,7 +338,7 @@ __global__ void __launch_bounds__(64 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
       const int r = lr + i * ROW_STEP;
       if (TT < ROW_STEP && r >= TT) break;
       auto quad = [&](int slot) { return Quad<T>::unpack(raw_of(tile)[(slot * ROWS + i) * F::FEEDERS]); };
-      const float4 x = quad(RAW_U);
+      const float4 x = Quad<T>::unpack(raw_u_of(tile)[i * F::FEEDERS]);
       float4 d = quad(RAW_DELTA), dy = quad(RAW_DOUT);
       d.x += bias.x, d.y += bias.y, d.z += bias.z, d.w += bias.w;
       if constexpr (SOFTPLUS) {
@@ -357,7 +392,7 @@ __global__ void __launch_bounds__(64 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
       const int r = lr + i * ROW_STEP;
       if (TT < ROW_STEP && r >= TT) break;
       const int n = FULL || t0 + r < steps ? valid : 0;
-      const float4 x = Quad<T>::unpack(raw_of(tile)[(RAW_U * ROWS + i) * F::FEEDERS]);
+      const float4 x = Quad<T>::unpack(raw_u_of(tile)[i * F::FEEDERS]);
       const float4 dx0 = dx_at[r * Rows::STRIDE], dx1 = dx_at[r * Rows::STRIDE + Rows::HALF];
       const float4 dy = *reinterpret_cast<const float4*>(s_dy + odd * (F::DY / 2) + r * F::PAIRS + 2 * lq);
       float4 v0 = none, v1 = none;  // of each channel sum dh B and sum dh w A
@@ -389,25 +424,22 @@ __global__ void __launch_bounds__(64 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
           n);
     }
     s_own[F::FEEDERS + fid] = own;
-    float* dBC = p.dBC + (block * p.rows + span.batch * p.length + span.from) * 2 * N;
     // Sums over this block's channels: four states of dB or of dC at a time.
-    constexpr int RED_QUADS = TT * F::N / 2;
 #pragma unroll
-    for (int i = 0; i < (RED_QUADS + F::FEEDERS - 1) / F::FEEDERS; i++) {
-      const int e = fid + i * F::FEEDERS;
-      if (RED_QUADS % F::FEEDERS && e >= RED_QUADS) break;
-      const int r = e / (F::N / 2), which = e / (F::N / 4) % 2, n = e % (F::N / 4) * 4;
-      const float* red =
-          s_red + odd * F::REDUCE + ((n / 16 * WC) * TT + r) * F::RED + which * 16 + n % 16;
+    for (int i = 0; i < RED_STEPS; i++) {
+      if (RED_QUADS % F::FEEDERS && fid + i * F::FEEDERS >= RED_QUADS) break;
+      const int r = red_row + i * RED_ROWS;
+      const float* red = s_red + odd * F::REDUCE + red_at + i * RED_ROWS * F::RED;
       float4 total = *reinterpret_cast<const float4*>(red);
 #pragma unroll
       for (int k = 1; k < WC; k++) {
         const float4 one = *reinterpret_cast<const float4*>(red + k * TT * F::RED);
         total.x += one.x, total.y += one.y, total.z += one.z, total.w += one.w;
       }
-      float* at = dBC + t0 * 2 * N + (r * 2 + which) * N + n;
-      store_quad<float, ALIGNED, FULL>(at, total, FULL || t0 + r < steps ? N - n : 0);
+      store_quad<float, ALIGNED, FULL>(dBC + i * RED_ROWS * 2 * N, total,
+                                       FULL || t0 + r < steps ? N - red_n : 0);
     }
+    dBC -= TT * 2 * N;
   };
   auto store_tile = [&](int tile) {
     if (is_full(tile)) store_rows(tile, Full());
@@ -431,10 +463,13 @@ __global__ void __launch_bounds__(64 * WS * WC, MIN_BLOCKS) scan_backward(Backwa
     dense -= dense_tile;
   }
   barrier_wait<F::FEEDERS>(FED);
-  if (fid < F::QUADS) {
-    const i64 at = item * D + ch.first + 4 * fid;
-    store_quad<float, false, false>(p.dD + at, sum_threads<F::QUADS, ROW_STEP>(s_own + fid), valid);
+  const int own = opaque(fid), own_block = opaque(blockIdx.x);
+  if (own < F::QUADS) {
+    const Channels own_ch = find_channels(own_block % p.blocks, p.segment, F::CT);
+    const i64 at = own_block / p.blocks * p.channels + own_ch.first + 4 * own;
+    const int left = own_ch.count - 4 * own;
+    store_quad<float, false, false>(p.dD + at, sum_threads<F::QUADS, ROW_STEP>(s_own + own), left);
     store_quad<float, false, false>(p.dbias + at,
-                                    sum_threads<F::QUADS, ROW_STEP>(s_own + F::FEEDERS + fid), valid);
+                                    sum_threads<F::QUADS, ROW_STEP>(s_own + F::FEEDERS + own), left);
   }
 }

@@ -2,7 +2,7 @@
 
 struct BackwardParams {
   const void *u, *delta, *z, *B, *C, *dout, *y_pre;
-  const float *A, *D, *bias, *kept, *chunk_state, *dlast;
+  const float *A, *D, *bias, *kept, *chunk_state, *chunk_sum, *dlast;
   void *du, *ddelta, *dz;
   float *dBC, *dA, *dD, *dbias, *dh0;
   const i64* offsets;
@@ -60,8 +60,9 @@ struct BackwardShape {
   static constexpr int ROW_STEP = FEEDERS / QUADS, ROWS = TT > ROW_STEP ? TT / ROW_STEP : 1;
   static constexpr int BC_ITEMS = TT * WS * 4, BC_STEPS = (BC_ITEMS + FEEDERS - 1) / FEEDERS;
   // Feeders copy AHEAD tiles ahead; u stays until the tile's gradients are stored.
-  static constexpr int RING = AHEAD + 2;
-  static constexpr int RAW_QUADS = 5 * ROWS * FEEDERS;      // u, delta, dout, z, y before the gate
+  static constexpr int RING = AHEAD + 1, RING_U = AHEAD + 2;
+  static constexpr int RAW_U = ROWS * FEEDERS;              // quads a tile
+  static constexpr int RAW_QUADS = 4 * ROWS * FEEDERS;      // delta, dout, z, y before the gate
   static constexpr int RAW_PAIRS = 4 * BC_STEPS * FEEDERS;  // states n, n + 8 of B and of C
   static constexpr int FLOATS = 2 * TILE + PART + FEEDERS * 8 + CT * 2;
 };
@@ -72,6 +73,13 @@ template <int COUNT, bool MORE>
 __device__ __forceinline__ void set_registers() {
   if constexpr (COUNT > 0 && MORE) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
   if constexpr (COUNT > 0 && !MORE) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+// The same value, of which the compiler does not know that it stays the same: what follows from it is
+// then made anew, not kept in registers.
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
 }
 
 // The sum of every STEP-th of COUNT values, in their order.

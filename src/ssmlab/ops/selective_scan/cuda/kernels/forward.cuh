@@ -7,7 +7,8 @@
 // parts of y = sum_n C h of tile i - 1, gate and store them. One barrier a tile. What they need from
 // global memory is copied AHEAD tiles ahead, by each feeding thread for itself.
 //
-// MODE 0: outputs. MODE 1: only the chunk's last state from zero, and the sum of its deltas.
+// MODE 0: outputs. Where time is split it starts from the state in chunk_state, or (given chunk_sum) from
+// the own states of the chunks before it. MODE 1: only the chunk's last state from zero, and the sum of its deltas.
 // MODE 2: the same backwards in time for the gradient: carry = a (C dy + carry), from zero.
 
 template <typename T, int S, int WS, int WC, int PW, int TT, int AHEAD, int MODE, bool SOFTPLUS, bool GATE,
@@ -52,10 +53,29 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
         A[j][i] = real ? p.A[d * N + n0 + i] * LOG2E : 0.f;
         h[j][i] = 0.f;
         if constexpr (OUTPUT) {
-          if (real && p.chunk_state != nullptr) h[j][i] = p.chunk_state[(item * N + n0 + i) * D + d];
+          if (real && p.chunk_state != nullptr && p.chunk_sum == nullptr)
+            h[j][i] = p.chunk_state[(item * N + n0 + i) * D + d];
           else if (real && p.h0 != nullptr) h[j][i] = p.h0[(span.sequence * D + d) * N + n0 + i];
         }
       }
+    if constexpr (OUTPUT) {
+      if (p.chunk_sum != nullptr) {  // the chunks before this one, from their own states
+        const i64 before = (span.from - span.begin) / p.chunk;
+#pragma unroll 4
+        for (i64 k = item - before; k < item; k++) {
+#pragma unroll
+          for (int j = 0; j < 2; j++) {
+            if (j >= lane_valid) continue;
+            const float own_sum = p.chunk_sum[k * D + d_lane + j];
+#pragma unroll
+            for (int i = 0; i < S; i++)
+              if (n0 + i < N)
+                h[j][i] = fmaf(exp2_fast(A[j][i] * own_sum), h[j][i],
+                               p.chunk_state[(k * N + n0 + i) * D + d_lane + j]);
+          }
+        }
+      }
+    }
     float* kept = nullptr;
     if constexpr (SAVE && OUTPUT)
       kept = p.kept + (kept_slot(span, p.offsets, p.length) + (span.from - span.begin) / SEGMENT) * N * D +
