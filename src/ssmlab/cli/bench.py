@@ -180,9 +180,15 @@ def _scan_cuda(
 
 
 def _print_scan_cuda(rows: list[dict[str, Any]]) -> None:
-    for name in ("forward", "backward"):
-        columns = ["shape", *(key for key in rows[0] if key.startswith(name))]
-        print_table(f"selective scan, {name}", columns, [[row[c] for c in columns] for row in rows])
+    from ssmlab.bench.scan_cuda import PASSES
+
+    for name, title in PASSES.items():
+        keys = [key for key in rows[0] if key.startswith(f"{name} ")]
+        print_table(
+            f"selective scan, {title}",
+            ["shape", *(key.removeprefix(f"{name} ") for key in keys)],
+            [[row[key] for key in ("shape", *keys)] for row in rows],
+        )
     first = rows[0]
     console.print(
         f"{first['device']}, {first['dtype']}. Medians in one process. Floors in ms, from this "
