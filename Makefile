@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine with Python 3.11 (or newer), pip and make:
 #   make study   install, run Table 7 at quick scale on this CPU, say where the report is
 #   make test    install, run the tests
+# and one more compiles every GPU kernel, which needs no GPU: make kernels
 # Variables: PYTHON (which Python makes the environment), VENV (where it is made), OUT, SEEDS.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ OUT ?= runs/table7-quick
 SEEDS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: study test lint types install clean
+.PHONY: study test lint types kernels install clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.installed
@@ -24,6 +25,10 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+kernels: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gpu]' -c constraints.txt
+	$(BIN)/python -m ssmlab.ops._cuda.check
 
 install: $(VENV)/.installed
 

@@ -16,14 +16,12 @@ class KernelSource:
         files: source files; they are joined in this order, so a file sees those before it.
         name: a C++ expression that names the kernel, ``forward<float, 16>`` for a template.
         max_registers: registers a thread at most, where ``__launch_bounds__`` does not say it.
-        max_spill_bytes: spill bytes a thread above which the compile check fails.
         architectures: those that the check compiles it for, such as ("sm_90a",); empty: all.
     """
 
     files: tuple[Path, ...]
     name: str
     max_registers: int | None = None
-    max_spill_bytes: int = 64
     architectures: tuple[str, ...] = ()
 
     def text(self) -> str:

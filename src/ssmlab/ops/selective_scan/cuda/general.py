@@ -24,9 +24,7 @@ def source(
     """The "forward" or "backward" kernel for these kinds of arguments."""
     value = f"{'Complex' if is_complex else 'Real'}<{CPP_NAMES[real]}>"
     flags = ", ".join(str(flag).lower() for flag in (constant_B, constant_C))
-    # complex128 is for checking, not for speed: on sm_100 it may spill a little more than the rest.
-    spills = 160 if is_complex and real == torch.float64 else 64
-    return KernelSource(FILES, f"general_{direction}<{value}, {flags}>", max_spill_bytes=spills)
+    return KernelSource(FILES, f"general_{direction}<{value}, {flags}>")
 
 
 def _kept_states(u: Tensor, A: Tensor, cu_seqlens: Tensor | None) -> int:

@@ -85,20 +85,39 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
     const float* c_lane = s_C + (ws * 4 + q) * 4;
     float2* y_lane = s_y + (ws * 4 + q) * F::Y_STRIDE + pair;
 
-    // A group of V steps is loaded before the one before it is run, over the ends of tiles too: the
-    // compiler moves no load ahead of the stores of y.
+    // A group of V steps is loaded two groups before it is run, over the ends of tiles too, and its
+    // exponentials are under way while the group before it is run: left to itself, the compiler
+    // gathers them at the start of a step, and the special-function unit idles at the end.
     constexpr int GROUPS = TT / F::V;
-    float4 next_b, next_c = make_float4(0.f, 0.f, 0.f, 0.f), next_dx[F::V];
-    auto load_group = [&](int tile, int k) {
+    float4 next_b, next_c = make_float4(0.f, 0.f, 0.f, 0.f), next_dx[F::V], far_dx[F::V];
+    float next_a[F::V][2][S];
+    auto load_dx = [&](int tile, int k) {
+      const int group = REVERSE ? GROUPS - 1 - k : k, odd = tile & 1;
+#pragma unroll
+      for (int v = 0; v < F::V; v++) far_dx[v] = dx_lane[(odd * TT + group * F::V + v) * Rows::STRIDE];
+    };
+    auto load_bc = [&](int tile, int k) {
       const int group = REVERSE ? GROUPS - 1 - k : k, odd = tile & 1;
       next_b = *reinterpret_cast<const float4*>(b_lane + odd * F::BC + group * F::V * F::N);
       if constexpr (OUTPUT)
         next_c = *reinterpret_cast<const float4*>(c_lane + odd * F::BC + group * F::V * F::N);
+    };
+    auto start_group = [&] {
 #pragma unroll
-      for (int v = 0; v < F::V; v++) next_dx[v] = dx_lane[(odd * TT + group * F::V + v) * Rows::STRIDE];
+      for (int v = 0; v < F::V; v++) {
+        next_dx[v] = far_dx[v];
+#pragma unroll
+        for (int i = 0; i < S; i++) {
+          next_a[v][0][i] = exp2_fast(far_dx[v].x * A[0][i]);
+          next_a[v][1][i] = exp2_fast(far_dx[v].z * A[1][i]);
+        }
+      }
     };
     wait_staged<F::FEEDERS>(warp, 0);
-    load_group(0, 0);
+    load_dx(0, 0);
+    load_bc(0, 0);
+    start_group();
+    load_dx(0, 1);
 #pragma unroll 1
     for (int tile = 0; tile < tiles; tile++) {
       if constexpr (SAVE && OUTPUT) {
@@ -115,14 +134,20 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
         kept += N * D;
       }
       float2* y_at = y_lane + (tile & 1) * TT * F::Y_ROW;
-      auto run_group = [&](int k, auto load_next) {
+      auto run_group = [&](int k, auto load_ahead) {
         const int group = REVERSE ? GROUPS - 1 - k : k;
         const float b[4] = {next_b.x, next_b.y, next_b.z, next_b.w};
         const float c[4] = {next_c.x, next_c.y, next_c.z, next_c.w};
         float4 own_dx[F::V];
+        float a[F::V][2][S];
 #pragma unroll
-        for (int v = 0; v < F::V; v++) own_dx[v] = next_dx[v];
-        load_next();
+        for (int v = 0; v < F::V; v++) {
+          own_dx[v] = next_dx[v];
+#pragma unroll
+          for (int i = 0; i < S; i++) a[v][0][i] = next_a[v][0][i], a[v][1][i] = next_a[v][1][i];
+        }
+        start_group();
+        load_ahead();
 #pragma unroll
         for (int vk = 0; vk < F::V; vk++) {
           const int v = REVERSE ? F::V - 1 - vk : vk, t = group * F::V + v;
@@ -131,14 +156,13 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
           if constexpr (!OUTPUT) sum[0] += dx.x, sum[1] += dx.z;
 #pragma unroll
           for (int i = 0; i < S; i++) {
-            const float a0 = exp2_fast(dx.x * A[0][i]), a1 = exp2_fast(dx.z * A[1][i]);
             const float factor = b[v * S + i];
             if constexpr (REVERSE) {
-              h[0][i] = a0 * fmaf(dx.y, factor, h[0][i]);
-              h[1][i] = a1 * fmaf(dx.w, factor, h[1][i]);
+              h[0][i] = a[v][0][i] * fmaf(dx.y, factor, h[0][i]);
+              h[1][i] = a[v][1][i] * fmaf(dx.w, factor, h[1][i]);
             } else {
-              h[0][i] = fmaf(a0, h[0][i], dx.y * factor);
-              h[1][i] = fmaf(a1, h[1][i], dx.w * factor);
+              h[0][i] = fmaf(a[v][0][i], h[0][i], dx.y * factor);
+              h[1][i] = fmaf(a[v][1][i], h[1][i], dx.w * factor);
             }
             if constexpr (OUTPUT) {
               y0 = fmaf(c[v * S + i], h[0][i], y0);
@@ -149,11 +173,14 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
         }
       };
 #pragma unroll
-      for (int k = 0; k < GROUPS - 1; k++) run_group(k, [&] { load_group(tile, k + 1); });
-      run_group(GROUPS - 1, [&] {
+      for (int k = 0; k < GROUPS - 2; k++)
+        run_group(k, [&] { load_bc(tile, k + 1), load_dx(tile, k + 2); });
+      run_group(GROUPS - 2, [&] {
+        load_bc(tile, GROUPS - 1);
         wait_staged<F::FEEDERS>(warp, tile + 1 & 1);
-        load_group(tile + 1, 0);
+        load_dx(tile + 1, 0);
       });
+      run_group(GROUPS - 1, [&] { load_bc(tile + 1, 0), load_dx(tile + 1, 1); });
       barrier_arrive<F::THREADS>(DONE + (tile & 1));
     }
 

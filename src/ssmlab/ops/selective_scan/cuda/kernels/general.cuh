@@ -259,56 +259,70 @@ __global__ void __launch_bounds__(256, 1) general_backward(GeneralParams p) {
         s_C[e] = real ? static_cast<const V*>(p.C)[(row * p.groups_C + ch.first / p.group_C) * N + n]
                       : V{};
     }
-    V h[NPT], before[T][NPT];
+    V start[NPT];
 #pragma unroll
     for (int i = 0; i < NPT; i++)
-      h[i] = live && first + i < N ? kept[(tile * N + first + i) * D + d] : V{};
+      start[i] = live && first + i < N ? kept[(tile * N + first + i) * D + d] : V{};
     __syncthreads();
+    // The states before a window's steps are in registers; of complex128 those of four steps fit.
+    constexpr int WINDOW = sizeof(V) > 8 ? T / 4 : T;
+#pragma unroll 1
+    for (int w0 = T - WINDOW; w0 >= 0; w0 -= WINDOW) {
+      V h[NPT], before[WINDOW][NPT];
+      auto advance = [&](int t) {
+        const R dt = s_dt[t * LANES + lane], x = s_x[t * LANES + lane];
 #pragma unroll
-    for (int t = 0; t < T; t++) {
-      const R dt = s_dt[t * LANES + lane], x = s_x[t * LANES + lane];
-#pragma unroll
-      for (int i = 0; i < NPT; i++) {
-        const V b = CONST_B ? fixed_B[i] : s_B[t * width + warp * NPT + i];
-        before[t][i] = h[i];
-        if (t + 1 < T) h[i] = add_scaled(multiply(decay(dt, A[i]), h[i]), x, b);
-      }
-    }
-#pragma unroll
-    for (int t = T - 1; t >= 0; t--) {
-      asm volatile("" ::: "memory");  // a step's loads stay in it: registers are short
-      const R dt = s_dt[t * LANES + lane], x = s_x[t * LANES + lane], dy = s_dy[t * LANES + lane];
-      R v1 = 0, v2 = 0, sums[8];
-#pragma unroll
-      for (int i = 0; i < NPT; i++) {
-        const V b = CONST_B ? fixed_B[i] : s_B[t * width + warp * NPT + i];
-        const V c = CONST_C ? fixed_C[i] : s_C[t * width + warp * NPT + i];
-        const V a = decay(dt, A[i]), w = multiply(a, before[t][i]);
-        const V after = add_scaled(w, x, b), dh = add_scaled(carry[i], FACTOR * dy, conjugate(c));
-        const V weight = multiply(conjugate(w), dh);
-        carry[i] = multiply(conjugate(a), dh);
-        dA[i] = add_scaled(dA[i], dt, weight);
-        v1 += inner(b, dh);
-        v2 += inner(A[i], weight);
-        const V own_C = add_scaled(V{}, FACTOR * dy, conjugate(after));
-        if constexpr (CONST_B) dB[i] = add_scaled(dB[i], x, dh);
-        if constexpr (CONST_C) dC[i] = add_scaled(dC[i], R(1), own_C);
-        const R* from_h = reinterpret_cast<const R*>(&dh);
-        const R* from_C = reinterpret_cast<const R*>(&own_C);
-#pragma unroll
-        for (int k = 0; k < V::PARTS; k++) {
-          sums[i * V::PARTS + k] = x * from_h[k];
-          sums[4 + i * V::PARTS + k] = from_C[k];
+        for (int i = 0; i < NPT; i++) {
+          const V b = CONST_B ? fixed_B[i] : s_B[t * width + warp * NPT + i];
+          h[i] = add_scaled(multiply(decay(dt, A[i]), h[i]), x, b);
         }
+      };
+#pragma unroll
+      for (int i = 0; i < NPT; i++) h[i] = start[i];
+      for (int t = 0; t < w0; t++) advance(t);
+#pragma unroll
+      for (int t = 0; t < WINDOW; t++) {
+#pragma unroll
+        for (int i = 0; i < NPT; i++) before[t][i] = h[i];
+        if (t + 1 < WINDOW) advance(w0 + t);
       }
-      s_v[((warp * 2 + 0) * T + t) * LANES + lane] = v1;
-      s_v[((warp * 2 + 1) * T + t) * LANES + lane] = v2;
-      if constexpr (!CONST_B || !CONST_C) {
-        const R total = sum_eight(sums, lane);
-        const i64 scalar = first * V::PARTS + lane % 4, row = row0 + t0 + t;
-        if (lane < 8 && t0 + t < span.to && scalar < N * V::PARTS)
-          static_cast<R*>(p.dBC)[((block * p.rows + row) * 2 + lane / 4) * N * V::PARTS + scalar] =
-              total;
+#pragma unroll
+      for (int i_t = WINDOW - 1; i_t >= 0; i_t--) {
+        const int t = w0 + i_t;
+        asm volatile("" ::: "memory");  // a step's loads stay in it: registers are short
+        const R dt = s_dt[t * LANES + lane], x = s_x[t * LANES + lane], dy = s_dy[t * LANES + lane];
+        R v1 = 0, v2 = 0, sums[8];
+#pragma unroll
+        for (int i = 0; i < NPT; i++) {
+          const V b = CONST_B ? fixed_B[i] : s_B[t * width + warp * NPT + i];
+          const V c = CONST_C ? fixed_C[i] : s_C[t * width + warp * NPT + i];
+          const V a = decay(dt, A[i]), w = multiply(a, before[i_t][i]);
+          const V after = add_scaled(w, x, b), dh = add_scaled(carry[i], FACTOR * dy, conjugate(c));
+          const V weight = multiply(conjugate(w), dh);
+          carry[i] = multiply(conjugate(a), dh);
+          dA[i] = add_scaled(dA[i], dt, weight);
+          v1 += inner(b, dh);
+          v2 += inner(A[i], weight);
+          const V own_C = add_scaled(V{}, FACTOR * dy, conjugate(after));
+          if constexpr (CONST_B) dB[i] = add_scaled(dB[i], x, dh);
+          if constexpr (CONST_C) dC[i] = add_scaled(dC[i], R(1), own_C);
+          const R* from_h = reinterpret_cast<const R*>(&dh);
+          const R* from_C = reinterpret_cast<const R*>(&own_C);
+#pragma unroll
+          for (int k = 0; k < V::PARTS; k++) {
+            sums[i * V::PARTS + k] = x * from_h[k];
+            sums[4 + i * V::PARTS + k] = from_C[k];
+          }
+        }
+        s_v[((warp * 2 + 0) * T + t) * LANES + lane] = v1;
+        s_v[((warp * 2 + 1) * T + t) * LANES + lane] = v2;
+        if constexpr (!CONST_B || !CONST_C) {
+          const R total = sum_eight(sums, lane);
+          const i64 scalar = first * V::PARTS + lane % 4, row = row0 + t0 + t;
+          if (lane < 8 && t0 + t < span.to && scalar < N * V::PARTS)
+            static_cast<R*>(p.dBC)[((block * p.rows + row) * 2 + lane / 4) * N * V::PARTS + scalar] =
+                total;
+        }
       }
     }
     __syncthreads();
