@@ -163,7 +163,9 @@ def test_wrong_arguments(change, words) -> None:
 @pytest.mark.slow
 def test_memory_of_the_scan_itself() -> None:
     """The loop keeps every state for the backward pass; the compiled backend is far below that."""
-    shape = cases.Shape(2, 256, 64, 32)
+    # A step's states take 64 KiB, which come from the system and go back to it: smaller blocks would
+    # leave holes in the allocator's heap, and the loop's peak be twice what it holds.
+    shape = cases.Shape(2, 256, 64, 128)
     states = 4 * shape.elements
     arguments = {
         "shape": dataclasses.asdict(shape),
@@ -176,8 +178,8 @@ def test_memory_of_the_scan_itself() -> None:
         ).extra_bytes
         for backend in ("loop", "cpu")
     }
-    # A decay, a state and what they are made of for each element: as many as autograd keeps.
-    assert 2 * states < peaks["loop"] < 6 * states
+    # A decay and a state for each element is what autograd keeps.
+    assert 2 * states < peaks["loop"] < 4 * states
     assert peaks["cpu"] < states / 2
 
 

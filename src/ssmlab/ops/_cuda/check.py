@@ -19,8 +19,8 @@ import ssmlab.ops
 from ssmlab.ops._cuda.compile import Resources, compile_kernel, compiler_version, read_resources
 from ssmlab.ops._cuda.source import KernelSource
 
-# As launch.architecture has them.
 MOST_SPILLS = 64  # bytes a thread
+# As launch.architecture has them.
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100a")
 
 
