@@ -18,15 +18,16 @@ SHAPE = cases.Shape(2, 40, 6, 3)
 TINY = ((2, 12, 6, 3),)
 
 
+@pytest.mark.parametrize("loop", cases.LOOPS)
 @pytest.mark.parametrize("dtype", ["fp64", "fp32", "bf16"])
-def test_the_loop_is_the_reference(dtype) -> None:
+def test_the_loops_are_the_reference(dtype, loop) -> None:
     inputs = cases.make_inputs(SHAPE, cases.DTYPES[dtype])
     grad_y = torch.ones_like(inputs.u)
-    y = cases.make_call("loop", cases.FORWARD, inputs, grad_y)()
+    y = cases.make_call(loop, cases.FORWARD, inputs, grad_y)()
     wanted = selective_scan(*inputs, delta_softplus=True, backend="reference")
     tolerance = {"fp64": 1e-12, "fp32": 1e-5, "bf16": 1e-2}[dtype]
     torch.testing.assert_close(y, wanted, rtol=tolerance, atol=tolerance)
-    grads = cases.make_call("loop", cases.BOTH, inputs, grad_y)()
+    grads = cases.make_call(loop, cases.BOTH, inputs, grad_y)()
     wanted = cases.make_call("reference", cases.BOTH, inputs, grad_y)()
     for name, a, b in zip(inputs._fields, grads, wanted, strict=True):
         norm = torch.linalg.vector_norm(b.double())
@@ -47,7 +48,7 @@ def test_inputs_have_decays_from_nearly_0_to_nearly_1() -> None:
 def test_passes_do_what_they_say() -> None:
     inputs = cases.make_inputs(SHAPE, torch.float32)
     grad_y = torch.ones_like(inputs.u)
-    for backend in ("loop", "reference", "cpu"):
+    for backend in (*cases.LOOPS, "reference", "cpu"):
         plain = cases.make_call(backend, cases.FORWARD, inputs, grad_y)()
         kept = cases.make_call(backend, cases.TRAINING_FORWARD, inputs, grad_y)()
         grads = cases.make_call(backend, cases.BOTH, inputs, grad_y)()
@@ -73,16 +74,15 @@ def test_report_of_every_shape_dtype_backend_and_pass(monkeypatch) -> None:
     )
     rows = report["rows"]
     keys = {(r["batch"], r["dtype"], r["backend"], r["run"]) for r in rows}
-    assert len(keys) == len(rows) == 2 * 2 * 3 * 3
+    assert len(keys) == len(rows) == 2 * 2 * 4 * 3
     assert told
     json.dumps(report, allow_nan=False)
-    loops = {
-        k: r for r in rows if (k := (r["batch"], r["dtype"], r["run"])) and r["backend"] == "loop"
-    }
+    by_key = {(r["batch"], r["dtype"], r["run"], r["backend"]): r for r in rows}
     for row in rows:
-        base = loops[row["batch"], row["dtype"], row["run"]]
         assert row["low_ms"] <= row["median_ms"] <= row["high_ms"]
-        assert row["times_loop"] == base["median_ms"] / row["median_ms"]
+        for ratio, loop in zip(("times_loop", "times_published"), cases.LOOPS, strict=True):
+            base = by_key[row["batch"], row["dtype"], row["run"], loop]
+            assert row[ratio] == base["median_ms"] / row["median_ms"]
         assert row["left_out"] == ()
         assert row["runs"] >= 1
         assert (row["error"] is None) == (row["run"] == cases.TRAINING_FORWARD)
@@ -117,12 +117,13 @@ def test_what_does_not_fit_memory_is_left_out_and_said(monkeypatch) -> None:
     monkeypatch.setattr(bench, "available_memory", lambda: 3 * states)
     report = run(shapes=((1, 512, 64, 64),))
     for row in report["rows"]:
-        out = row["backend"] != "cpu" and row["run"] != cases.FORWARD
+        first = row["backend"] == cases.PUBLISHED_LOOP
+        out = first or (row["backend"] != "cpu" and row["run"] != cases.FORWARD)
         assert (row["median_ms"] is None) == out
         assert bool(row["left_out"]) == out
         if out:
-            assert "keeps all states" in row["left_out"][0]
-        assert (row["times_loop"] is None) == (row["run"] != cases.FORWARD)
+            assert "keeps all states at once" in row["left_out"][0]
+        assert (row["times_loop"] is None) == (out or row["run"] != cases.FORWARD)
     monkeypatch.setattr(bench, "available_memory", lambda: 1000)
     with pytest.raises(ConfigError, match=r"2,12,6,3 needs .* GB"):
         run()
@@ -189,7 +190,7 @@ def test_the_command_line(tmp_path, capsys) -> None:
     assert main([*tiny, "--json", "--out", str(out)]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert json.loads(out.read_text()) == printed
-    assert {row["backend"] for row in printed["rows"]} == {"loop", "reference", "cpu"}
+    assert {row["backend"] for row in printed["rows"]} == {*cases.LOOPS, "reference", "cpu"}
     assert printed["device"] == "cpu"
     assert all(math.isfinite(row["median_ms"]) for row in printed["rows"])
 

@@ -1,4 +1,4 @@
-"""``ssmlab bench scan``: time, memory and error of the selective scan's backends beside a loop.
+"""``ssmlab bench scan``: time, memory and error of the selective scan's backends beside loops.
 
 Shapes: B batch, L length, D channels, N state.
 """
@@ -18,8 +18,9 @@ from ssmlab.bench.scan_cases import (
     BOTH,
     DTYPES,
     FORWARD,
-    LOOP,
+    LOOPS,
     PASSES,
+    PUBLISHED_LOOP,
     ScanInputs,
     Shape,
     make_call,
@@ -34,7 +35,7 @@ BACKENDS = {"cpu": ("reference", "cpu")}
 
 # A loop keeps two states a step for its backward pass and makes some more on the way.
 _LOOP_STATES_KEPT = 4
-_KEEPS_ALL_STATES = (LOOP, "reference")
+_KEEPS_ALL_STATES = (*LOOPS, "reference")
 _SHARE_OF_MEMORY = 0.8
 _ERROR_ELEMENTS = 1 << 23  # B L D N up to which the error is taken at full length
 
@@ -42,7 +43,10 @@ METHODS = {
     "passes": "Forward without gradients; forward that keeps what the backward pass needs; forward "
     "and backward, to the gradients of all eight inputs. Softplus, skip and gate are part of each.",
     "time": timing.METHOD,
-    "times_loop": "How many times faster than the loop of torch operations: the ratio of medians.",
+    "times_loop": "How many times faster than a loop of torch operations that makes each step's "
+    "decays when they are needed: the ratio of medians.",
+    "times_published": "The same against the form in which Mamba's reference code is published: "
+    "decays and inputs of all steps first, (B, D, L, N) each, then the loop.",
     "memory": peak.METHOD,
     "memory_ratio": "Peak memory above the inputs, the output included, over inputs plus output.",
     "error": "Norm of the difference from the reference in float64 on the same inputs, over its "
@@ -56,7 +60,7 @@ class Row:
 
     Attributes:
         median_ms, low_ms, high_ms, runs: the median, the quartiles and the number of timed calls.
-        times_loop: the loop's median over this one.
+        times_loop, times_published: the median of each of the two loops over this one.
         extra_bytes, memory_ratio: see ``METHODS``; inputs_bytes and output_bytes beside them.
         error, error_of, error_length: the relative error, of which tensor, over how many steps.
         left_out: what was not measured, and why.
@@ -76,6 +80,7 @@ class Row:
     high_ms: float | None = None
     runs: int = 0
     times_loop: float | None = None
+    times_published: float | None = None
     extra_bytes: int | None = None
     memory_ratio: float | None = None
     error: float | None = None
@@ -94,7 +99,7 @@ def run(
     measure_memory: bool = True,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure every backend that works on ``device``, and the loop, at each shape and dtype.
+    """Measure every backend that works on ``device``, and two loops, at each shape and dtype.
 
     Args:
         device: "cpu".
@@ -187,7 +192,7 @@ def _measure(
     title = f"B={shape.batch} L={shape.length} D={shape.channels} N={shape.states} {dtype}"
     inputs = make_inputs(shape, DTYPES[dtype])
     grad_y = torch.ones_like(inputs.u)
-    cases = list(product((LOOP, *backends), PASSES))
+    cases = list(product((*LOOPS, *backends), PASSES))
     too_large = {case: why for case in cases if (why := _too_large(shape, dtype, *case))}
 
     on_progress(f"{title}: errors against float64")
@@ -212,7 +217,7 @@ def _measure(
             left_out=() if why is None else (f"time and memory: {why}",),
         )
         if why is None:
-            row = _with_time(row, times[case], times.get((LOOP, pass_)))
+            row = _with_time(row, times[case], *(times.get((loop, pass_)) for loop in LOOPS))
             if measure_memory:
                 on_progress(f"{title}: memory of {backend}, {pass_}")
                 row = _with_memory(row, _peak(shape, dtype, backend, pass_))
@@ -223,9 +228,11 @@ def _measure(
     return rows
 
 
-def _with_time(row: Row, own: Timing, loop: Timing | None) -> Row:
-    times_loop = None if loop is None else loop.median_ms / own.median_ms
-    return replace(row, **asdict(own), times_loop=times_loop)
+def _with_time(row: Row, own: Timing, loop: Timing | None, published: Timing | None) -> Row:
+    ratios = (None if t is None else t.median_ms / own.median_ms for t in (loop, published))
+    return replace(
+        row, **asdict(own), **dict(zip(("times_loop", "times_published"), ratios, strict=True))
+    )
 
 
 def _with_memory(row: Row, peak: Peak) -> Row:
@@ -243,16 +250,17 @@ def _peak(shape: Shape, dtype: str, backend: str, pass_: str) -> Peak:
 
 
 def _too_large(shape: Shape, dtype: str, backend: str, pass_: str) -> str | None:
-    """Why a loop with all its states for the backward pass does not fit the free memory, or None."""
+    """Why what holds all states, for the backward pass or from the start, does not fit, or None."""
     available = available_memory()
-    if available is None or pass_ == FORWARD or backend not in _KEEPS_ALL_STATES:
+    holds_all = backend == PUBLISHED_LOOP or (pass_ != FORWARD and backend in _KEEPS_ALL_STATES)
+    if available is None or not holds_all:
         return None
     size = torch.promote_types(DTYPES[dtype], torch.float32).itemsize
     needed = _LOOP_STATES_KEPT * size * shape.elements
     if needed <= _SHARE_OF_MEMORY * available:
         return None
     return (
-        f"it keeps all states for its backward pass, some {needed / 1e9:.1f} GB, "
+        f"it keeps all states at once, some {needed / 1e9:.1f} GB, "
         f"and {available / 1e9:.1f} GB are free"
     )
 
@@ -268,7 +276,7 @@ def _errors(
     grad_y = torch.randn(inputs.u.shape, generator=generator).to(inputs.u.dtype)
     exact_y, exact_grads = _results("reference", inputs.map(Tensor.double), grad_y.double())
     found = {}
-    for backend in (LOOP, *backends):
+    for backend in (*LOOPS, *backends):
         y, grads = _results(backend, inputs, grad_y)
         found[backend, FORWARD] = (_error(y, exact_y), "y", length)
         of_grads = map(_error, grads, exact_grads)

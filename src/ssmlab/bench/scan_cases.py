@@ -1,4 +1,4 @@
-"""What the benchmark of the selective scan runs: inputs, the loop it is held against, the passes.
+"""What the benchmark of the selective scan runs: inputs, the loops it is held against, the passes.
 
 Shapes: B batch, L length, D channels, N state.
 """
@@ -20,7 +20,8 @@ DTYPES = {
     "fp16": torch.float16,
     "fp64": torch.float64,
 }
-LOOP = "loop"
+LOOP, PUBLISHED_LOOP = "loop", "published"
+LOOPS = (LOOP, PUBLISHED_LOOP)
 FORWARD, TRAINING_FORWARD, BOTH = "forward", "forward for training", "forward + backward"
 PASSES = (FORWARD, TRAINING_FORWARD, BOTH)
 
@@ -108,10 +109,31 @@ def loop(x: ScanInputs) -> Tensor:
     return (y * F.silu(x.z.to(dtype))).to(x.u.dtype)
 
 
+def published_loop(x: ScanInputs) -> Tensor:
+    """The scan in the form in which the reference code of Mamba is published; y (B, L, D).
+
+    What no step needs of the one before it is made for all steps first: decays and inputs of the
+    states, (B, D, L, N) each. Steps are taken apart by ``unbind`` for the reason given in ``loop``.
+    """
+    dtype = torch.promote_types(x.u.dtype, torch.float32)
+    u, z = (t.to(dtype).transpose(1, 2) for t in (x.u, x.z))
+    delta = F.softplus((x.delta.to(dtype) + x.delta_bias).transpose(1, 2))
+    B, C = x.B.to(dtype), x.C.to(dtype)
+    decays = torch.exp(torch.einsum("bdl,dn->bdln", delta, x.A))
+    fed = torch.einsum("bdl,bln,bdl->bdln", delta, B, u)
+    h = u.new_zeros(u.shape[0], *x.A.shape)
+    ys = []
+    for decay, fed_t, C_t in zip(decays.unbind(2), fed.unbind(2), C.unbind(1), strict=True):
+        h = decay * h + fed_t
+        ys.append(torch.einsum("bdn,bn->bd", h, C_t))
+    y = torch.stack(ys, 2) + u * x.D.unsqueeze(-1)
+    return (y * F.silu(z)).transpose(1, 2).to(x.u.dtype)
+
+
 def scan(backend: str, x: ScanInputs) -> Tensor:
-    """y of ``backend``, or of the loop."""
-    if backend == LOOP:
-        return loop(x)
+    """y of ``backend``, or of a loop."""
+    if backend in LOOPS:
+        return loop(x) if backend == LOOP else published_loop(x)
     return selective_scan(*x, delta_softplus=True, backend=backend)
 
 

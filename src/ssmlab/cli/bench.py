@@ -115,7 +115,7 @@ def _print_scan(report: dict[str, Any]) -> None:
         print_table(
             f"selective scan, B={b} L={length} D={d} N={n} {dtype}, {report['threads']} threads, "
             f"inputs {inputs:.1f} MB, output {output:.1f} MB",
-            ["backend", "pass", "ms", "quartiles", "× loop", "extra MB", "of in+out", "error"],
+            ["backend", "pass", "ms", "× loop", "× publ.", "+ MB", "of in+out", "error"],
             [_cells(row) for row in rows],
         )
         left_out |= {f"{r['backend']}, {r['run']}: {why}" for r in rows for why in r["left_out"]}
@@ -133,33 +133,31 @@ def _print_scan(report: dict[str, Any]) -> None:
 
 _PASS = {
     "forward": "fwd",
-    "forward for training": "fwd, kept",
+    "forward for training": "kept fwd",
     "forward + backward": "fwd+bwd",
 }
 _HEADINGS = {
     "passes": "pass",
     "time": "ms",
     "times_loop": "× loop",
-    "memory": "extra MB",
+    "times_published": "× publ.",
+    "memory": "+ MB",
     "memory_ratio": "of in+out",
     "error": "error",
 }
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:
-    quartiles = None
-    if row["median_ms"] is not None:
-        quartiles = f"{row['low_ms']:.3g}–{row['high_ms']:.3g}"
     error = None
     if row["error"] is not None:
-        error = f"{row['error']:.0e} {row['error_of'].replace('gradient of ', 'd')}"
+        error = f"{row['error']:.0e}"
     extra = None if row["extra_bytes"] is None else row["extra_bytes"] / 1e6
     return [
         row["backend"],
         _PASS[row["run"]],
         row["median_ms"],
-        quartiles,
         row["times_loop"],
+        row["times_published"],
         extra,
         row["memory_ratio"],
         error,
