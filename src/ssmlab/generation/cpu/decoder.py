@@ -156,10 +156,11 @@ class CpuDecoder:
             low_rank=empty(threads, batch, signals),
             signals=empty(threads, batch, signals),
             delta=empty(batch, size.channels),
-            out=empty(threads, batch, size.model),
+            out=empty(batch, size.model),
             logits=empty(batch, size.vocabulary),
             counter=np.zeros(2, np.int64),
             slices=_cuts(size.channels, threads),
+            widths=_cuts(size.model, threads),
             rows=_cuts(size.vocabulary, threads),
         )
 

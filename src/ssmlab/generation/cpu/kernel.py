@@ -1,8 +1,9 @@
-"""One token through a whole stack of Mamba blocks, by several threads that meet twice a block.
+"""One token through a whole stack of Mamba blocks, by several threads that meet thrice a block.
 
 Thread t owns a slice of the D channels in every block: of them it computes the input projection, the
-convolution, the state, and its share of the sums of x_proj and of out_proj. Threads meet where those
-sums are complete. The rest of width M each thread computes for itself.
+convolution, its share of x_proj's sums, and the state; and it owns rows of out_proj, which it reads
+from end to end as memory likes it best. Threads meet where x_proj's sums, the channels and
+out_proj's rows are complete. The rest of width M each thread computes for itself.
 
 Shapes: B rows of the batch, M model width, D channels, N state, R rank of Δ, W taps, V vocabulary, T
 threads. Source of the arithmetic: Algorithm 2 and section 3.4 of arXiv 2312.00752, one step.
@@ -57,10 +58,11 @@ class Buffers(NamedTuple):
     low_rank: Array  # (T, B, R + 2N), each thread's part of x_proj's sums
     signals: Array  # (T, B, R + 2N), each thread's copy of the whole sums
     delta: Array  # (B, D)
-    out: Array  # (T, B, M), each thread's part of what a block adds to the residual
+    out: Array  # (B, M), what a block adds to the residual
     logits: Array  # (B, V)
     counter: Array  # (2,) int64, of the barrier
     slices: Array  # (T + 1,) int64, first channel of each thread
+    widths: Array  # (T + 1,) int64, first row of out_proj of each thread
     rows: Array  # (T + 1,) int64, first token of each thread
 
 
@@ -183,9 +185,13 @@ def decode(x: Buffers, sizes: Sizes, thread: int) -> None:
                 d0,
                 d1,
             )
-        product(carray(pointer(at[OUT]), (M, D)), 0, M, d0, d1, x.xz, d0, x.out[thread])
         barrier(x.counter, threads)
-        _add_parts(x.out, residual)
+        m0, m1 = x.widths[thread], x.widths[thread + 1]
+        product(carray(pointer(at[OUT]), (M, D)), m0, m1, 0, D, x.xz, 0, x.out)
+        barrier(x.counter, threads)
+        for b in range(batch):
+            for m in range(M):
+                residual[b, m] += x.out[b, m]
         if at[OUT_BIAS] != 0:
             bias = carray(pointer(at[OUT_BIAS]), (M,))
             for b in range(batch):
@@ -246,10 +252,11 @@ def enter(argument: Any) -> None:
         carray(pointer(a[11]), (T, B, S)),
         carray(pointer(a[12]), (T, B, S)),
         carray(pointer(a[13]), (B, D)),
-        carray(pointer(a[14]), (T, B, M)),
+        carray(pointer(a[14]), (B, M)),
         carray(pointer(a[15]), (B, V)),
         carray(integers(a[16]), (2,)),
         carray(integers(a[17]), (T + 1,)),
         carray(integers(a[18]), (T + 1,)),
+        carray(integers(a[19]), (T + 1,)),
     )
     decode(x, s, call_int(call[NUMBER_IN_TEAM]))
