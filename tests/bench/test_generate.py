@@ -51,5 +51,22 @@ def test_the_products_are_those_of_a_prefill(model, monkeypatch):
 
 
 def test_unknown_shapes():
-    with pytest.raises(ConfigError, match="expected one of 130m"):
+    with pytest.raises(ConfigError, match="expected one of tiny, 130m"):
         generate.random_model("7b", torch.device("cpu"), torch.float32)
+
+
+def test_the_weights_of_a_shape_are_those_of_the_public_checkpoint():
+    model = generate.random_model("130m", torch.device("cpu"), torch.bfloat16)
+    assert model.embedding.weight.shape == (50280, 768)
+    assert generate.weight_bytes(model) == 2 * 129_135_360
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_has_rows_with_and_without_a_graph():
+    model = generate.random_model("tiny", torch.device("cuda"), torch.bfloat16)
+    rows = generate.bench_decode(model, [1, 8], repeats=3)
+    for row in rows:
+        assert row["tokens/s"] == pytest.approx(row["batch"] / row["ms/step"] * 1e3)
+        assert row["eager/step"] == pytest.approx(row["eager ms/step"] / row["ms/step"])
+        assert 0 < row["weights read ms"] < row["ms/step"]

@@ -3,6 +3,7 @@
 import gc
 
 import pytest
+import torch
 
 from ssmlab.bench.timing import time_in_turn
 
@@ -71,6 +72,16 @@ def test_a_slow_case_stops_at_its_budget() -> None:
     }
     assert times["very slow"].median_ms == 11e3
     assert clock.now == 3 * 4 + 11 + 6
+
+
+def test_a_gpu_is_waited_for_before_and_after_each_call(monkeypatch) -> None:
+    clock, order = Clock(), []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append(str(device)))
+    cases = {"a": lambda: order.append("a")}
+    time_in_turn(cases, repeats=1, round_s=0, clock=clock, device=torch.device("cuda", 1))
+    assert order == ["cuda:1", "a", "cuda:1"] * 2
+    time_in_turn(cases, repeats=1, round_s=0, clock=clock, device=torch.device("cpu"))
+    assert order[6:] == ["a"] * 2
 
 
 def test_rounds_are_told_and_garbage_is_collected_again() -> None:

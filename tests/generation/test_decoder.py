@@ -1,11 +1,16 @@
 """The compiled decoder against the model's own step."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
 
 from ssmlab.core.errors import ConfigError
+from ssmlab.generation.cpu import decoder as cpu_decoder
 from ssmlab.generation.cpu.decoder import CpuDecoder, unsupported
 from ssmlab.generation.decoder import EagerDecoder, make_decoder
 from ssmlab.mixers.s6_config import S6Config
@@ -22,13 +27,23 @@ VARIANTS = {
 }
 
 
+@pytest.fixture(params=["torch's threads", "our own"])
+def any_threads(request, monkeypatch):
+    """Whose threads a step runs on."""
+    if request.param == "our own":
+        monkeypatch.setattr(cpu_decoder, "find_team", lambda: None)
+    elif cpu_decoder.find_team() is None:
+        pytest.skip("torch's threads cannot be had here")
+
+
+@pytest.mark.usefixtures("any_threads")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_steps_and_states_equal_the_models_own(variant, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     model = build(**VARIANTS[variant])
     size = model.config.vocab_size
-    for batch in (1, 2, 5):
+    for batch in (1, 2, 5, 14):
         _, state = model.prefill(ids(batch, 6) % size)
         fast, slow = CpuDecoder(model, state), EagerDecoder(model, state)
         for step in range(4):
@@ -99,6 +114,7 @@ def test_rows_leave_and_the_others_go_on(backend, model):
     )
 
 
+@pytest.mark.usefixtures("any_threads")
 def test_several_threads_may_decode_at_once(model, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     _, state = model.prefill(ids(1, 6))
@@ -117,26 +133,75 @@ def test_several_threads_may_decode_at_once(model, monkeypatch):
 
 
 def test_an_interrupted_step_leaves_no_thread_waiting(model, monkeypatch):
-    from ssmlab.generation.cpu import decoder as module
-
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(cpu_decoder, "find_team", lambda: None)
     _, state = model.prefill(ids(1, 6))
     stopped = CpuDecoder(model, state)
-    real = module.kernel.decode
+    real = cpu_decoder.kernel.decode
 
-    def interrupted(ids, buffers, sizes, thread):
+    def interrupted(buffers, sizes, thread):
         if thread == 0:
             raise KeyboardInterrupt
-        real(ids, buffers, sizes, thread)
+        real(buffers, sizes, thread)
 
-    monkeypatch.setattr(module.kernel, "decode", interrupted)
+    monkeypatch.setattr(cpu_decoder.kernel, "decode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         stopped.step(ids(1))
-    monkeypatch.setattr(module.kernel, "decode", real)
+    monkeypatch.setattr(cpu_decoder.kernel, "decode", real)
     expected = EagerDecoder(model, state).step(ids(1))
     torch.testing.assert_close(
         CpuDecoder(model, state).step(ids(1)), expected, rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.usefixtures("any_threads")
+def test_a_signal_at_any_time_stops_the_steps_and_no_more(model, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    _, state = model.prefill(ids(1, 6))
+    expected = CpuDecoder(model, state).step(ids(1))
+    stopped = CpuDecoder(model, state)
+    for tries in range(20):
+        timer = threading.Timer(0.002 + tries * 1e-4, os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the signal may come anywhere
+            timer.start()
+            while True:
+                stopped.step(ids(1))
+        timer.join()
+    assert torch.equal(CpuDecoder(model, state).step(ids(1)), expected)
+
+
+def test_fewer_threads_than_asked_for_are_noticed(model, monkeypatch):
+    team = cpu_decoder.find_team()
+    if team is None:
+        pytest.skip("torch's threads cannot be had here")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    _, state = model.prefill(ids(1, 6))
+    expected = CpuDecoder(model, state).step(ids(1))
+    alone = team._replace(start=lambda f, argument, threads, flags: team.start(f, argument, 1, 0))
+    monkeypatch.setattr(cpu_decoder, "find_team", lambda: alone)
+    assert torch.equal(CpuDecoder(model, state).step(ids(1)), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_steps_too():
+    program = """
+import os, torch
+torch.set_num_threads(2)
+from ssmlab.generation.cpu.decoder import CpuDecoder
+from tests.generation.conftest import build, ids
+model = build()
+state = model.init_state(1)
+expected = CpuDecoder(model, state).step(ids(1)).tolist()
+decoder = CpuDecoder(model, state)
+child = os.fork()
+if child == 0:
+    os._exit(0 if decoder.step(ids(1)).tolist() == expected else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, timeout=120, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -54,14 +54,20 @@ def time_graph(call: Callable[[], object], calls: int, repeats: int) -> float:
     return statistics.median(times)
 
 
+def copy_rate(device: torch.device, repeats: int = 9) -> float:
+    """Bytes read plus bytes written a second in a large copy on a CUDA device."""
+    with torch.cuda.device(device):
+        size = min(1 << 30, torch.cuda.get_device_properties(device).total_memory // 8)
+        source = torch.empty(size // 4, device=device)
+        target = torch.empty_like(source)
+        return 2 * size / time_graph(lambda: torch.neg(source, out=target), 4, repeats)
+
+
 def measure_ceilings(repeats: int = 9) -> Ceilings:
     """Measure the current CUDA device; takes a fraction of a second."""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     device = torch.device("cuda", torch.cuda.current_device())
-    size = min(1 << 30, properties.total_memory // 8)
-    source = torch.empty(size // 4, device=device)
-    target = torch.empty_like(source)
-    copy = 2 * size / time_graph(lambda: torch.neg(source, out=target), 4, repeats)
+    copy = copy_rate(device, repeats)
     blocks, steps = 8 * properties.multi_processor_count, 4096
     out = torch.empty(blocks * 256, device=device)
     kernel = load_kernel(_EXP, device)

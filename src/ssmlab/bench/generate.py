@@ -6,8 +6,6 @@ both beside transformers on the same weights.
 All of a row is measured in one process, the things compared by turns, and medians are taken.
 """
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,23 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssmlab.bench.ceilings import copy_rate
+from ssmlab.bench.presets import preset
+from ssmlab.bench.timing import time_in_turn
 from ssmlab.checkpoints.formats import public_name
 from ssmlab.checkpoints.transformers import write_config
 from ssmlab.core.errors import ConfigError
 from ssmlab.generation.decoder import make_decoder
 from ssmlab.generation.states import read_rows
-from ssmlab.models.config import LanguageModelConfig
 from ssmlab.models.language_model import LanguageModel
 from ssmlab.models.plain import not_plain_mamba
 
-# Shapes of the public models: d_model and number of layers, vocabulary 50277 padded to 50280.
-SHAPES = {
-    "130m": (768, 24),
-    "370m": (1024, 48),
-    "790m": (1536, 48),
-    "1.4b": (2048, 48),
-    "2.8b": (2560, 64),
-}
+_WARMUP = 4  # steps before the clock: the third is recorded on a GPU
 
 
 def random_model(name: str, device: torch.device, dtype: torch.dtype) -> LanguageModel:
@@ -40,12 +33,7 @@ def random_model(name: str, device: torch.device, dtype: torch.dtype) -> Languag
     Raises:
         ConfigError: an unknown shape.
     """
-    if name not in SHAPES:
-        raise ConfigError(f"--shape is '{name}', expected one of {', '.join(SHAPES)}")
-    width, layers = SHAPES[name]
-    config = LanguageModelConfig(
-        vocab_size=50277, d_model=width, n_layers=layers, pad_vocab_size_multiple=8
-    )
+    config = preset(name)
     torch.manual_seed(0)
     return LanguageModel(config).to(device=device, dtype=dtype).eval()
 
@@ -59,6 +47,10 @@ def bench_decode(
 ) -> list[dict[str, Any]]:
     """A row for each batch size.
 
+    On a CPU the weights are read once between the steps, and timed; on a GPU, where no single
+    operation reads them all, that time is their bytes over the rate of a large copy, and steps in
+    the ordinary way are timed beside those of a CUDA graph.
+
     Args:
         model: whose steps are timed.
         batches: batch sizes.
@@ -66,16 +58,21 @@ def bench_decode(
         reference: transformers' model of the same weights, or None.
         new_tokens: tokens of a whole ``generate``, ours and theirs, greedy, after a prompt of 16.
     """
+    device = model.embedding.weight.device
+    on_gpu = device.type == "cuda"
+    rate = copy_rate(device) if on_gpu else 0.0
     rows = []
     for batch in batches:
         ids = _tokens(model, batch, 16)
         with torch.no_grad():
-            logits, state = model.prefill(ids)
-            decoder = make_decoder(model, state)
-            token = logits.argmax(-1)
-            step, floor = by_turns(
-                [lambda d=decoder, t=token: d.step(t), lambda: read_weights(model)], repeats, model
-            )
+            cases = {"step": _stepper(model, ids, None)}
+            if on_gpu:
+                cases["eager"] = _stepper(model, ids, "eager")
+            else:
+                cases["read"] = lambda: read_weights(model)
+            times = _seconds(cases, repeats, device)
+        step = times["step"]
+        floor = weight_bytes(model) / rate if on_gpu else times["read"]
         row: dict[str, Any] = {
             "batch": batch,
             "tokens/s": batch / step,
@@ -83,19 +80,18 @@ def bench_decode(
             "weights read ms": floor * 1e3,
             "step/read": step / floor,
         }
+        if on_gpu:
+            row |= {"eager ms/step": times["eager"] * 1e3, "eager/step": times["eager"] / step}
         if reference is not None:
-            ours, theirs = by_turns(
-                [
-                    lambda ids=ids: model.generate(ids, max_new_tokens=new_tokens),
-                    lambda ids=ids: _their_generate(reference, ids, new_tokens),
-                ],
-                max(1, repeats // 5),
-                model,
-            )
+            whole = {
+                "ours": lambda ids=ids: model.generate(ids, max_new_tokens=new_tokens),
+                "theirs": lambda ids=ids: _their_generate(reference, ids, new_tokens),
+            }
+            times = _seconds(whole, max(1, repeats // 5), device)
             row |= {
-                "generate tokens/s": batch * new_tokens / ours,
-                "transformers tokens/s": batch * new_tokens / theirs,
-                "speed-up": theirs / ours,
+                "generate tokens/s": batch * new_tokens / times["ours"],
+                "transformers tokens/s": batch * new_tokens / times["theirs"],
+                "speed-up": times["theirs"] / times["ours"],
             }
         rows.append(row)
     return rows
@@ -106,30 +102,30 @@ def bench_prefill(
 ) -> dict[str, Any]:
     """Reading a prompt of ``length`` tokens: time to the logits of the next one."""
     ids = _tokens(model, 1, length)
+    cases: dict[str, Callable[[], object]] = {
+        "ours": lambda: read_rows(model, [ids[0].cpu()], model.init_state(1)),
+        "products": lambda: matrix_products(model, length),
+    }
+    if reference is not None:
+        cases["theirs"] = lambda: reference(ids, use_cache=True, logits_to_keep=1)
     with torch.no_grad():
-        ours, products = by_turns(
-            [
-                lambda: read_rows(model, [ids[0].cpu()], model.init_state(1)),
-                lambda: matrix_products(model, length),
-            ],
-            repeats,
-            model,
-        )
-        row: dict[str, Any] = {
-            "length": length,
-            "tokens/s": length / ours,
-            "ms": ours * 1e3,
-            "products ms": products * 1e3,
-            "prefill/products": ours / products,
-        }
-        if reference is not None:
-            (theirs,) = by_turns(
-                [lambda: reference(ids, use_cache=True, logits_to_keep=1)],
-                max(1, repeats // 3),
-                model,
-            )
-            row |= {"transformers ms": theirs * 1e3, "speed-up": theirs / ours}
+        times = _seconds(cases, repeats, ids.device)
+    ours, products = times["ours"], times["products"]
+    row: dict[str, Any] = {
+        "length": length,
+        "tokens/s": length / ours,
+        "ms": ours * 1e3,
+        "products ms": products * 1e3,
+        "prefill/products": ours / products,
+    }
+    if reference is not None:
+        row |= {"transformers ms": times["theirs"] * 1e3, "speed-up": times["theirs"] / ours}
     return row
+
+
+def weight_bytes(model: LanguageModel) -> int:
+    """Bytes of all weights, a tied one once."""
+    return sum(parameter.nbytes for parameter in model.parameters())
 
 
 def read_weights(model: LanguageModel) -> None:
@@ -177,26 +173,21 @@ def their_model(model: LanguageModel) -> Any:
     return other.eval()
 
 
-def by_turns(
-    actions: Sequence[Callable[[], object]], repeats: int, model: LanguageModel
-) -> list[float]:
-    """Median seconds of each action, run by turns after a first round that does not count."""
-    device = model.embedding.weight.device
-    times: list[list[float]] = [[] for _ in actions]
-    for round_ in range(repeats + 1):
-        for kept, action in zip(times, actions, strict=True):
-            _wait(device)
-            start = time.perf_counter()
-            action()
-            _wait(device)
-            if round_:
-                kept.append(time.perf_counter() - start)
-    return [statistics.median(kept) for kept in times]
+def _stepper(model: LanguageModel, ids: Tensor, backend: str | None) -> Callable[[], object]:
+    """One more step after the prompts ``ids`` (B, L), over and over."""
+    logits, state = model.prefill(ids)
+    decoder, token = make_decoder(model, state, backend), logits.argmax(-1)
+    for _ in range(_WARMUP):
+        decoder.step(token)
+    return lambda: decoder.step(token)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _seconds(
+    cases: dict[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, float]:
+    """Median of each case, one call a round."""
+    times = time_in_turn(cases, repeats=repeats, round_s=0, device=device)
+    return {name: time.median_ms / 1e3 for name, time in times.items()}
 
 
 def _tokens(model: LanguageModel, batch: int, length: int) -> Tensor:

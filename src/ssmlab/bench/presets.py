@@ -1,4 +1,4 @@
-"""Models that the benchmarks train: the sizes of the published Mamba models, and one for a CPU."""
+"""Models that the benchmarks run: the sizes of the published Mamba models, and one for a CPU."""
 
 from dataclasses import replace
 
@@ -9,12 +9,14 @@ from ssmlab.core.errors import ConfigError
 from ssmlab.models.config import LanguageModelConfig
 from ssmlab.models.language_model import LanguageModel
 
-_GPT2 = 50257  # GPT-2's vocabulary, which the paper's models of sections 4.2.1 and 4.6 have
+# That of the published checkpoints (GPT-NeoX's tokenizer), padded to 50280. The paper's models of
+# sections 4.2.1 and 4.6 have GPT-2's 50257: 16 rows of the embedding fewer, which no figure shows.
+_VOCABULARY = 50277
 
 
 def _mamba(layers: int, width: int) -> LanguageModelConfig:
     return LanguageModelConfig(
-        vocab_size=_GPT2, pad_vocab_size_multiple=8, d_model=width, n_layers=layers
+        vocab_size=_VOCABULARY, pad_vocab_size_multiple=8, d_model=width, n_layers=layers
     )
 
 
@@ -29,7 +31,7 @@ PRESETS: dict[str, LanguageModelConfig] = {
 }
 
 
-def preset(name: str, recompute: Recompute) -> LanguageModelConfig:
+def preset(name: str, recompute: Recompute = "auto") -> LanguageModelConfig:
     """The config called ``name``, its blocks with ``recompute``.
 
     Raises:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
 Key = TypeVar("Key", bound=Hashable)
 
 METHOD = (
@@ -35,6 +37,7 @@ def time_in_turn(
     round_s: float = 0.2,
     clock: Callable[[], float] = time.perf_counter,
     on_round: Callable[[int], None] = lambda done: None,
+    device: torch.device | None = None,
 ) -> dict[Key, Timing]:
     """Time every case in each of ``repeats`` rounds, so that a slow spell of the machine hits all.
 
@@ -43,9 +46,11 @@ def time_in_turn(
         repeats: rounds, at least 1.
         budget_s: seconds after which a case is called no more, its first call included. A case
             whose first call alone takes as long has that one as its only run.
-        round_s: seconds that a quick case is called for, again and again, in each round.
+        round_s: seconds that a quick case is called for, again and again, in each round; 0 for one
+            call.
         clock: seconds, growing.
         on_round: told the number of rounds done, after each.
+        device: where the cases run; a GPU is waited for before and after each call.
 
     Raises:
         ValueError: repeats is below 1.
@@ -53,9 +58,15 @@ def time_in_turn(
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}, expected at least 1")
 
+    def wait() -> None:
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     def seconds(call: Callable[[], object]) -> float:
+        wait()
         start = clock()
         result = call()
+        wait()
         taken = clock() - start
         del result  # to give its memory back is no part of the call
         return taken

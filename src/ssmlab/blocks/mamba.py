@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssmlab.blocks.in_place import step_in_place
 from ssmlab.blocks.mamba_config import MambaConfig
 from ssmlab.blocks.recompute import recompute_level, run_fused
 from ssmlab.blocks.short_conv import ShortConv
@@ -77,6 +78,12 @@ class Mamba(nn.Module):
         x, conv = self.conv1d.step(x, state.conv)
         y, ssm = self.ssm.step(x, state.ssm, z)  # type: ignore[operator]
         return self.out_proj(y), MambaState(conv, ssm)
+
+    def step_(self, x: Tensor, state: MambaState) -> Tensor:
+        """As ``step``, the new state written over the old one."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        x = self.conv1d.step_(x, state.conv)
+        return self.out_proj(step_in_place(self.ssm, x, state.ssm, z))
 
     def init_state(
         self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None

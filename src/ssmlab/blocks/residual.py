@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmlab.blocks.in_place import step_in_place
 from ssmlab.mixers.linear import mark_no_weight_decay
 
 
@@ -81,6 +82,10 @@ class ResidualBlock(nn.Module):
         """residual (B, M) and state -> both after one step."""
         y, state = self.mixer.step(self.norm(residual), state)  # type: ignore[operator]
         return residual + y.to(residual.dtype), state
+
+    def step_(self, residual: Tensor, state: Any) -> Tensor:
+        """As ``step``, the new state written over the old one."""
+        return residual + step_in_place(self.mixer, self.norm(residual), state).to(residual.dtype)
 
     def init_state(
         self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None

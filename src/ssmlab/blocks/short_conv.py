@@ -52,6 +52,11 @@ class ShortConv(nn.Module):
         """x (B, D) -> y (B, D) and the new state."""
         return causal_conv1d_update(x, state, self.weight.squeeze(1), self.bias, self.activation)
 
+    def step_(self, x: Tensor, state: Tensor) -> Tensor:
+        """As ``step``, the new state written over the old one."""
+        weight = self.weight.squeeze(1)
+        return causal_conv1d_update(x, state, weight, self.bias, self.activation, in_place=True)[0]
+
     def init_state(
         self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> Tensor:

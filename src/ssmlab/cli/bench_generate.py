@@ -10,7 +10,7 @@ from ssmlab.core.errors import ConfigError
 
 def generate(
     shape: Annotated[
-        str, typer.Option(help="130m, 370m, 790m, 1.4b or 2.8b; random weights.")
+        str, typer.Option(help="130m, 370m, 790m, 1.4b, 2.8b or tiny; random weights.")
     ] = "130m",
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A checkpoint, instead of a shape.")
@@ -66,5 +66,5 @@ def generate(
         )
     console.print(
         "Medians in one process, the things compared by turns. 'weights read' is the floor of a "
-        "step, 'products' that of a prefill."
+        "step, 'products' that of a prefill; 'eager' is a step without a CUDA graph."
     )

@@ -1,14 +1,15 @@
-"""Stepping a batch: the compiled decoder where it works, the model's own ``step`` elsewhere."""
+"""Stepping a batch: compiled on a CPU, recorded on a GPU, the model's own ``step`` elsewhere."""
 
 from typing import Protocol
 
 from torch import Tensor
 
 from ssmlab.core.errors import ConfigError
+from ssmlab.generation.graph import GraphDecoder
 from ssmlab.generation.states import select
 from ssmlab.models.language_model import LanguageModel, LayerStates
 
-BACKENDS = ("eager", "cpu")
+BACKENDS = ("eager", "cpu", "cuda-graph")
 
 
 class Decoder(Protocol):
@@ -59,8 +60,9 @@ def make_decoder(model: LanguageModel, state: LayerStates, backend: str | None =
     """A decoder that goes on from ``state``, which it may change.
 
     Args:
-        backend: "cpu" (compiled; float32 Mamba models on the CPU), "eager" (any), or None for the
-            fastest that works.
+        backend: "cpu" (compiled; float32 Mamba models on the CPU), "cuda-graph" (on a CUDA device;
+            it runs as "eager" does what cannot be recorded), "eager" (any), or None for the fastest
+            that works.
 
     Raises:
         ConfigError: the backend asked for is unknown or cannot run this model.
@@ -69,6 +71,14 @@ def make_decoder(model: LanguageModel, state: LayerStates, backend: str | None =
         raise ConfigError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}, or None")
     if backend == "eager":
         return EagerDecoder(model, state)
+    device = model.embedding.weight.device
+    if backend == "cuda-graph" and device.type != "cuda":
+        raise ConfigError(
+            f'backend "cuda-graph" needs a model on a CUDA device, this one is on {device}; use '
+            '"eager"'
+        )
+    if device.type == "cuda" and backend != "cpu":
+        return GraphDecoder(model, state)
     reason = _why_not_compiled(model)
     if reason is None:
         from ssmlab.generation.cpu.decoder import CpuDecoder

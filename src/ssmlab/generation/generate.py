@@ -80,7 +80,7 @@ def generate(
         attention_mask: (B, L), 0 where ids (B, L) are padding.
         tokenizer: for prompts of text, stop strings and ``texts``.
         config: how to choose and when to stop; the default is greedy.
-        backend: "cpu" (compiled), "eager", or None for the fastest that works.
+        backend: "cpu" (compiled), "cuda-graph", "eager", or None for the fastest that works.
         options: keys of :class:`GenerationConfig`, changed in ``config``.
 
     Raises:

@@ -92,6 +92,15 @@ class S6(nn.Module):
 
     def step(self, x: Tensor, state: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step of decoding: x (B, D), state (B, D, K) -> y (B, D), state (B, D, K)."""
+        return self._step(x, state, z, in_place=False)
+
+    def step_(self, x: Tensor, state: Tensor, z: Tensor | None = None) -> Tensor:
+        """As ``step``, the new state written over the old one."""
+        return self._step(x, state, z, in_place=True)[0]
+
+    def _step(
+        self, x: Tensor, state: Tensor, z: Tensor | None, in_place: bool
+    ) -> tuple[Tensor, Tensor]:
         delta, B, C = self._signals(x)
         return selective_scan_update(
             state,
@@ -106,6 +115,7 @@ class S6(nn.Module):
             delta_softplus=True,
             constant_B=not self.config.selective_B,
             constant_C=not self.config.selective_C,
+            in_place=in_place,
         )
 
     def init_state(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmlab.blocks.in_place import step_in_place
 from ssmlab.blocks.residual import NORMS
 from ssmlab.core.errors import ConfigError
 from ssmlab.mixers.linear import Linear
@@ -143,6 +144,16 @@ class LanguageModel(nn.Module):
             residual, after = layer.step(residual, before)  # type: ignore[operator]
             states.append(after)
         return self.head(residual), states
+
+    def step_(self, input_ids: Tensor, state: LayerStates) -> Tensor:
+        """As :meth:`step`, the new state written over the old one: the logits (B, V) alone.
+
+        Only without gradients, and for states whose tensors keep their shapes (attention's do not).
+        """
+        residual = self._embed(input_ids, 1, "(B,)")
+        for layer, before in zip(self.layers, state, strict=True):
+            residual = step_in_place(layer, residual, before)
+        return self.head(residual)
 
     def init_state(self, batch_size: int) -> LayerStates:
         """The state before the first token."""

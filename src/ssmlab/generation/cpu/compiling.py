@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from numba import njit
+from numba import cfunc, njit, types
 
 from ssmlab.ops.selective_scan.cpu.maths import FLAGS
 
 # Only in sums may the compiler choose the order, and only where it is told so.
 SUM_FLAGS = FLAGS | {"reassoc"}
+
+_SIGNATURE = types.void(types.voidptr)
+_kept: list[Any] = []  # an address is good for as long as its function lives
 
 
 def jit(function: Any, flags: Any = FLAGS) -> Any:
@@ -22,3 +25,15 @@ def jit(function: Any, flags: Any = FLAGS) -> Any:
 def jit_sum(function: Any) -> Any:
     """As ``jit``, for a function whose loops are sums."""
     return jit(function, SUM_FLAGS)
+
+
+def address_of(function: Any) -> int:
+    """Compile a function of one pointer and nothing else; where C finds it."""
+    options: dict[str, Any] = {"error_model": "numpy", "fastmath": FLAGS}
+    compiled: Any
+    try:
+        compiled = cfunc(_SIGNATURE, cache=True, **options)(function)
+    except RuntimeError:
+        compiled = cfunc(_SIGNATURE, **options)(function)
+    _kept.append(compiled)
+    return compiled.address

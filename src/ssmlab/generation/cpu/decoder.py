@@ -3,6 +3,7 @@
 Shapes: B rows, M model width, D channels, N state, W taps, V vocabulary.
 """
 
+import functools
 import math
 import os
 import threading
@@ -15,13 +16,16 @@ from torch import Tensor
 
 from ssmlab.blocks.mamba import Mamba, MambaState
 from ssmlab.generation.cpu import kernel
+from ssmlab.generation.cpu.compiling import address_of
+from ssmlab.generation.cpu.team import find_team
 from ssmlab.mixers.s6 import S6
 from ssmlab.models.language_model import LanguageModel, LayerStates
 from ssmlab.models.plain import not_plain_mamba
 
 _ALIGN = 16  # channels: the numbers of one cache line
 
-_pools: dict[tuple[int, int], tuple[ThreadPoolExecutor, threading.Lock]] = {}
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_locks: dict[int, threading.Lock] = {}
 
 
 def unsupported(model: LanguageModel) -> str | None:
@@ -48,43 +52,46 @@ class CpuDecoder:
     """
 
     def __init__(self, model: LanguageModel, state: LayerStates) -> None:
-        config, block = model.config, model.config.mamba
         self.model = model
-        self.sizes = kernel.Sizes(
-            config.d_model,
-            block.d_inner(config.d_model),
-            block.ssm.d_state,
-            block.dt_rank(config.d_model),
-            block.d_conv,
-            config.vocab_size,
-            config.norm_eps,
-        )
         self._copies: list[Tensor] = []
         self._table = np.array([self._addresses(layer) for layer in model.layers], np.int64)
-        self.threads = max(1, min(torch.get_num_threads(), self.sizes.channels // _ALIGN))
+        channels = model.config.mamba.d_inner(model.config.d_model)
+        self.threads = max(1, min(torch.get_num_threads(), channels // _ALIGN))
         self._set_state(state)
 
     def step(self, input_ids: Tensor) -> Tensor:
         """input_ids (B,) int64 -> logits (B, V) of the token after each, in fresh memory."""
-        ids = input_ids.detach().numpy()
-        pool, lock = _pool(self.threads)
-        with lock:
-            helpers: list[Future[None]] = []
-            complete = False
-            try:
-                for thread in range(1, self.threads):
-                    # One by one, so that an interruption finds all that were started.
-                    helper = pool.submit(kernel.decode, ids, self._buffers, self.sizes, thread)
-                    helpers.append(helper)
-                kernel.decode(ids, self._buffers, self.sizes, 0)
-                complete = True
-            finally:
-                # Ctrl-C between two of these lines must not leave threads waiting for ever.
-                self._buffers.counter[1] = not complete
-                for helper in helpers:
-                    helper.result()
-                self._buffers.counter[:] = 0
+        with _lock():
+            self._buffers.ids[:] = input_ids.detach().numpy()
+            if not self._run_on_team():
+                self._run_on_pool()
         return torch.from_numpy(self._buffers.logits.copy())
+
+    def _run_on_team(self) -> bool:
+        """Whether torch's threads could be had."""
+        team = find_team() if self.threads > 1 else None
+        if team is None:
+            return False
+        call = kernel.call_table(self._buffers, self._sizes, team.size, team.number)
+        team.start(_entry(), call.ctypes.data, self.threads, 0)
+        return not call[kernel.TOO_FEW]
+
+    def _run_on_pool(self) -> None:
+        helpers: list[Future[None]] = []
+        complete = False
+        try:
+            for thread in range(1, self.threads):
+                # One by one, so that an interruption finds all that were started.
+                arguments = (self._buffers, self._sizes, thread)
+                helpers.append(_pool(self.threads).submit(kernel.decode, *arguments))
+            kernel.decode(self._buffers, self._sizes, 0)
+            complete = True
+        finally:
+            # Ctrl-C between two of these lines must not leave threads waiting for ever.
+            self._buffers.counter[1] = not complete
+            for helper in helpers:
+                helper.result()
+            self._buffers.counter[:] = 0
 
     def state(self) -> LayerStates:
         """The state after the last step, in fresh memory, as the model's own ``step`` has it."""
@@ -116,16 +123,30 @@ class CpuDecoder:
         self._make_buffers(conv, ssm.transpose(2, 3).contiguous().numpy())
 
     def _make_buffers(self, conv: Any, ssm: Any) -> None:
-        size, batch, threads = self.sizes, conv.shape[1], self.threads
+        config, block = self.model.config, self.model.config.mamba
+        batch, threads = conv.shape[1], self.threads
+        self._sizes = size = kernel.Sizes(
+            config.d_model,
+            block.d_inner(config.d_model),
+            block.ssm.d_state,
+            block.dt_rank(config.d_model),
+            block.d_conv,
+            config.vocab_size,
+            len(self._table),
+            batch,
+            threads,
+        )
         signals = size.rank + 2 * size.states
 
         def empty(*shape: int) -> Any:
             return np.empty(shape, np.float32)
 
         self._buffers = kernel.Buffers(
+            ids=np.zeros(batch, np.int64),
             embedding=_array(self.model.embedding.weight),
             head=_array(self.model.lm_head.weight),
             norm_f=_array(self.model.norm_f.weight),
+            eps=np.full(1, config.norm_eps, np.float32),
             table=self._table,
             conv=np.ascontiguousarray(conv),
             ssm=np.ascontiguousarray(ssm),
@@ -182,9 +203,19 @@ def _cuts(count: int, threads: int) -> Any:
     return np.minimum(np.arange(threads + 1) * lines // threads * _ALIGN, count).astype(np.int64)
 
 
-def _pool(threads: int) -> tuple[ThreadPoolExecutor, threading.Lock]:
-    # All threads of a step must run at once, so a pool serves one step at a time. A forked child
-    # has no threads of its parent's pool: it gets its own.
+@functools.cache
+def _entry() -> int:
+    return address_of(kernel.enter)
+
+
+def _lock() -> threading.Lock:
+    # All threads of a step must run at once, so a process makes one step at a time. A forked child
+    # may have got its parent's lock closed: it makes its own.
+    return _locks.setdefault(os.getpid(), threading.Lock())
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    # A forked child has no threads of its parent's pool: it gets its own.
     key = (os.getpid(), threads)
     if key not in _pools:
         helpers = max(1, threads - 1)
@@ -193,5 +224,5 @@ def _pool(threads: int) -> tuple[ThreadPoolExecutor, threading.Lock]:
         together = threading.Barrier(helpers)
         for started in [pool.submit(together.wait) for _ in range(helpers)]:
             started.result()
-        _pools[key] = (pool, threading.Lock())
+        _pools[key] = pool
     return _pools[key]

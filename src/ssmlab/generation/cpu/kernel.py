@@ -16,7 +16,7 @@ from numba import carray  # pyright: ignore[reportPrivateImportUsage]
 
 from ssmlab.generation.cpu.compiling import jit
 from ssmlab.generation.cpu.matvec import product
-from ssmlab.generation.cpu.sync import barrier, pointer
+from ssmlab.generation.cpu.sync import barrier, call_int, integers, pointer
 from ssmlab.ops.selective_scan.cpu.maths import expm1_base2, log1p_unit
 from ssmlab.ops.selective_scan.cpu.tile import Array
 
@@ -28,7 +28,7 @@ _LOG2E = np.float32(1.4426950408889634)
 
 
 class Sizes(NamedTuple):
-    """M, D, N, R, W and V of the model, and the norms' epsilon."""
+    """M, D, N, R, W and V of the model, how many blocks, B, T."""
 
     model: int
     channels: int
@@ -36,15 +36,19 @@ class Sizes(NamedTuple):
     rank: int
     taps: int
     vocabulary: int
-    eps: float
+    blocks: int
+    batch: int
+    threads: int
 
 
 class Buffers(NamedTuple):
     """What is read and written at every step; float32 but where said."""
 
-    embedding: Array  # (rows, M)
-    head: Array  # (rows, M)
+    ids: Array  # (B,) int64
+    embedding: Array  # (V or more, M)
+    head: Array  # (V or more, M)
     norm_f: Array  # (M,)
+    eps: Array  # (1,), of the norms
     table: Array  # (blocks, COLUMNS) int64, addresses of the blocks' weights
     conv: Array  # (blocks, B, W-1, D), the last inputs of the convolutions
     ssm: Array  # (blocks, B, N, D), the states
@@ -135,19 +139,18 @@ def _add_parts(parts: Any, residual: Any) -> None:
 
 
 @jit
-def decode(ids: Array, x: Buffers, sizes: Sizes, thread: int) -> None:
-    """Thread ``thread``'s part of one step: ids (B,) int64 -> x.logits, states moved on."""
-    M, D, N, R, W, _, eps = sizes
-    threads, batch = x.residual.shape[0], x.residual.shape[1]
+def decode(x: Buffers, sizes: Sizes, thread: int) -> None:
+    """Thread ``thread``'s part of one step: x.ids -> x.logits, states moved on."""
+    M, D, N, R, W, _, blocks, batch, threads = sizes
     d0, d1 = x.slices[thread], x.slices[thread + 1]
     residual, normed = x.residual[thread], x.normed[thread]
     low_rank, signals = x.low_rank[thread], x.signals[thread]
     S = R + 2 * N
     for b in range(batch):
-        residual[b, :] = x.embedding[ids[b], :]
-    for block in range(x.table.shape[0]):
+        residual[b, :] = x.embedding[x.ids[b], :]
+    for block in range(blocks):
         at = x.table[block]
-        _normalise(residual, carray(pointer(at[NORM]), (M,)), np.float32(eps), normed)
+        _normalise(residual, carray(pointer(at[NORM]), (M,)), x.eps[0], normed)
         w_in = carray(pointer(at[IN]), (2 * D, M))
         product(w_in, d0, d1, 0, M, normed, 0, x.xz)
         product(w_in, D + d0, D + d1, 0, M, normed, 0, x.xz)
@@ -194,5 +197,66 @@ def decode(ids: Array, x: Buffers, sizes: Sizes, thread: int) -> None:
             for b in range(batch):
                 for m in range(M):
                     residual[b, m] += bias[m]
-    _normalise(residual, x.norm_f, np.float32(eps), normed)
+    _normalise(residual, x.norm_f, x.eps[0], normed)
     product(x.head, x.rows[thread], x.rows[thread + 1], 0, M, normed, 0, x.logits)
+
+
+# Numbers at the start of a call's table; then come Sizes, then the addresses of Buffers.
+SIZE_OF_TEAM, NUMBER_IN_TEAM, TOO_FEW = range(3)
+_SIZES = 3
+_BUFFERS = _SIZES + len(Sizes._fields)
+_LENGTH = _BUFFERS + len(Buffers._fields)
+
+
+def call_table(x: Buffers, sizes: Sizes, size_of_team: int, number_in_team: int) -> Array:
+    """What ``enter`` needs, (_LENGTH,) int64; good for as long as the buffers live."""
+    addresses = [array.ctypes.data for array in x]
+    return np.array([size_of_team, number_in_team, 0, *sizes, *addresses], np.int64)
+
+
+def enter(argument: Any) -> None:
+    """``decode`` as OpenMP calls it, with the address of a call's table.
+
+    With another number of threads than the table's it does nothing but say so there: those who came
+    would wait for the others for ever.
+    """
+    call = carray(argument, (_LENGTH,), np.int64)
+    s = Sizes(
+        call[_SIZES],
+        call[_SIZES + 1],
+        call[_SIZES + 2],
+        call[_SIZES + 3],
+        call[_SIZES + 4],
+        call[_SIZES + 5],
+        call[_SIZES + 6],
+        call[_SIZES + 7],
+        call[_SIZES + 8],
+    )
+    if call_int(call[SIZE_OF_TEAM]) != s.threads:
+        call[TOO_FEW] = 1
+        return
+    a = call[_BUFFERS:]
+    B, D, M, T, V, S = s.batch, s.channels, s.model, s.threads, s.vocabulary, s.rank + 2 * s.states
+    x = Buffers(
+        carray(integers(a[0]), (B,)),
+        carray(pointer(a[1]), (V, M)),
+        carray(pointer(a[2]), (V, M)),
+        carray(pointer(a[3]), (M,)),
+        carray(pointer(a[4]), (1,)),
+        carray(integers(a[5]), (s.blocks, COLUMNS)),
+        carray(pointer(a[6]), (s.blocks, B, s.taps - 1, D)),
+        carray(pointer(a[7]), (s.blocks, B, s.states, D)),
+        carray(pointer(a[8]), (T, B, M)),
+        carray(pointer(a[9]), (T, B, M)),
+        carray(pointer(a[10]), (B, 2 * D)),
+        carray(pointer(a[11]), (T, B, S)),
+        carray(pointer(a[12]), (T, B, S)),
+        carray(pointer(a[13]), (B, D)),
+        carray(pointer(a[14]), (B, M)),
+        carray(pointer(a[15]), (B, V)),
+        carray(integers(a[16]), (2,)),
+        carray(integers(a[17]), (T + 1,)),
+        carray(integers(a[18]), (T + 1,)),
+        carray(integers(a[19]), (T + 1,)),
+    )
+    decode(x, s, call_int(call[NUMBER_IN_TEAM]))

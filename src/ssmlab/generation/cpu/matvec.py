@@ -1,7 +1,10 @@
 """Products of a matrix with one or a few vectors, as fast as the matrix can be read.
 
-The matrix is read once, row after row; the vectors stay in the first cache. With several vectors,
-four rows meet four vectors at a time, so that each number read is used sixteen times a load.
+The matrix is read once, row after row; the vectors stay in the first cache. Reading sets the pace
+for few vectors, and rows next to each other come at half the speed if they are read at once; so only
+where there are many vectors do four rows meet four of them at a time, each number read used sixteen
+times a load. The processor foresees one long read, not parts of rows, nor rows with much to do in
+between: there it is told what comes next.
 
 Shapes: B vectors, K columns.
 """
@@ -9,6 +12,11 @@ Shapes: B vectors, K columns.
 from typing import Any
 
 from ssmlab.generation.cpu.compiling import jit, jit_sum
+from ssmlab.generation.cpu.sync import prefetch
+
+_LINE = 16  # numbers of a cache line
+_AHEAD = 2  # rows
+_MANY = 12  # vectors, from which on arithmetic sets the pace
 
 
 @jit_sum
@@ -57,16 +65,25 @@ def _dot_4x4(w0: Any, w1: Any, w2: Any, w3: Any, x0: Any, x1: Any, x2: Any, x3: 
 
 
 @jit
+def _fetch(row: Any) -> None:
+    for k in range(0, row.shape[0], _LINE):
+        prefetch(row, k)
+
+
+@jit
 def product(weight: Any, first: int, end: int, k0: int, k1: int, x: Any, x0: int, out: Any) -> None:
     """out[b, r] = weight[r, k0:k1] . x[b, x0 : x0 + k1 - k0], for first <= r < end and all b."""
     batch, width = x.shape[0], k1 - k0
+    told = batch >= 4 or width < weight.shape[1]
     b = 0
     while b + 4 <= batch:
         b += 4
     whole = b
     r = first
-    if whole:
+    if batch >= _MANY:
         while r + 4 <= end:
+            for i in range(r + 4, min(r + 8, end)):
+                _fetch(weight[i, k0:k1])
             for b in range(0, whole, 4):
                 sums = _dot_4x4(
                     weight[r, k0:k1],
@@ -88,6 +105,8 @@ def product(weight: Any, first: int, end: int, k0: int, k1: int, x: Any, x0: int
             r += 4
     while r < end:
         row = weight[r, k0:k1]
+        if told and r + _AHEAD < end:
+            _fetch(weight[r + _AHEAD, k0:k1])
         for b in range(0, whole, 4):
             a0, a1, a2, a3 = _dot_1x4(
                 row,

@@ -1,4 +1,4 @@
-"""What compiled code lacks: a barrier between threads, and arrays at an address."""
+"""What compiled code lacks: barriers, arrays and functions at an address, and prefetching."""
 
 from typing import Any
 
@@ -19,13 +19,52 @@ _yield = types.ExternalFunction("sched_yield", types.int32())
 _intrinsic: Any = intrinsic
 
 
+def _generate_pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+
 @_intrinsic
 def pointer(typing_context: Any, address: Any) -> Any:
     """An address (int64) as a pointer to float32, for ``numba.carray``."""
-    signature = types.CPointer(types.float32)(types.int64)
+    return types.CPointer(types.float32)(types.int64), _generate_pointer
+
+
+@_intrinsic
+def integers(typing_context: Any, address: Any) -> Any:
+    """An address (int64) as a pointer to int64, for ``numba.carray``."""
+    return types.CPointer(types.int64)(types.int64), _generate_pointer
+
+
+@_intrinsic
+def call_int(typing_context: Any, address: Any) -> Any:
+    """Call the C function ``int f(void)`` at an address (int64)."""
+    signature = types.int32(types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+        kind = ir.FunctionType(ir.IntType(32), [])
+        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
+
+    return signature, generate
+
+
+@_intrinsic
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of array[index] (1-d) to be brought into the second cache."""
+    signature = types.void(array, types.intp)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.args[0]
+        values = context.make_array(kind)(context, builder, arguments[0])
+        place = cgutils.get_item_pointer(context, builder, kind, values, [arguments[1]])
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte, number, number, number]),
+            "llvm.prefetch.p0i8",
+        )
+        read, second_cache, data = number(0), number(2), number(1)
+        builder.call(function, [builder.bitcast(place, byte), read, second_cache, data])
+        return context.get_dummy_value()
 
     return signature, generate
 
