@@ -132,7 +132,8 @@ class S4D(TimeInvariant):
         return _to_rows(reach, 1).transpose(1, 2), _to_rows(read, 1).transpose(1, 2)
 
     def advance(self, discrete: Discrete, steps: int, h: Tensor) -> Tensor:
-        power = self._raise(discrete.power, torch.tensor([steps], device=h.device))
+        # Filled on the device: a copy from the host could not be recorded in a CUDA graph.
+        power = self._raise(discrete.power, torch.full((1,), steps, device=h.device))
         return _to_rows(power.transpose(1, 2) * self._from_rows(h), -1)
 
     def _poles(self) -> tuple[Tensor, Tensor, Tensor]:
