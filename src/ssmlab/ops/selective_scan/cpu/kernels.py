@@ -1,4 +1,4 @@
-"""The compiled scan, forward and backward: one task (some sequences, some tiles of channels) a call.
+"""The compiled scan, forward and backward: in tasks (some sequences, some tiles of channels).
 
 What happens to the states is in ``recurrence_real`` and ``recurrence_complex``; the type of the
 inputs' ``zero`` selects one of them when a kernel is compiled.
@@ -51,6 +51,7 @@ from ssmlab.ops.selective_scan.cpu.tile import (
     store,
     store_columns,
     store_state,
+    take,
     zero,
 )
 from ssmlab.ops.selective_scan.operator import CHUNK
@@ -117,8 +118,9 @@ def _forward(x: Inputs, y: Array, last: Array, task: Array) -> None:
                     k += 1
                 t, count = first + done, min(_AHEAD, steps - done)
                 row = b * x.length + t
-                load_chunk(x, tile, (b, t, d0), count, w, _AHEAD)
-                advance(x, tile, Place(row, count, group_B, group_C, const_B, const_C), state)
+                place = Place(b, d0, t + _AHEAD, row, count, group_B, group_C, const_B, const_C)
+                load_chunk(x, tile, (b, t, d0), count, w)
+                advance(x, tile, place, state)
                 store_chunk(x, tile, y, row * channels + d0, count, w)
             store_state(state, 0, last, s, d0, w)
 
@@ -159,9 +161,11 @@ def _backward(x: Inputs, grad_last: Array, grads: Gradients, task: Array) -> Non
             for c in range((steps + K - 1) // K - 1, -1, -1):
                 t, count = first + c * K, min(K, steps - c * K)
                 row = b * x.length + t
-                place = Place(row, count, task[GROUP_B], task[GROUP_C], const_B, const_C)
-                load_chunk(x, tile, (b, t, d0), count, w, -K)
-                load_gradient(x, tile, (b, t, d0), count, w, -K)
+                place = Place(
+                    b, d0, t - K, row, count, task[GROUP_B], task[GROUP_C], const_B, const_C
+                )
+                load_chunk(x, tile, (b, t, d0), count, w)
+                load_gradient(x, tile, (b, t, d0), count, w)
                 if c == 0:
                     load_state(x.h0, s, d0, state, 0, PW, w)
                 else:
@@ -195,7 +199,7 @@ def _compiled(function: Any) -> Any:
 
 
 def _make(sources: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The two kernels.
+    """The two kernels. Each takes tasks, counted in taken[0], until there are no more.
 
     The compiler finds stored code by the time of this file alone. A variable of the closure belongs
     to the key too, so a digest of all sources keeps code compiled from an older version from
@@ -203,16 +207,22 @@ def _make(sources: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """
 
     @_compiled
-    def forward(x, y, last, task):
+    def forward(x, y, last, tasks, taken):
         """Write y, the last states and, if x.chunk > 0, the states at the ends of chunks."""
         assert sources
-        _forward(x, y, last, task)
+        i = take(taken)
+        while i < tasks.shape[0]:
+            _forward(x, y, last, tasks[i])
+            i = take(taken)
 
     @_compiled
-    def backward(x, grad_last, grads, task):
+    def backward(x, grad_last, grads, tasks, taken):
         """Write every gradient. Chunks go back in time; each is first run forwards again."""
         assert sources
-        _backward(x, grad_last, grads, task)
+        i = take(taken)
+        while i < tasks.shape[0]:
+            _backward(x, grad_last, grads, tasks[i])
+            i = take(taken)
 
     return forward, backward
 

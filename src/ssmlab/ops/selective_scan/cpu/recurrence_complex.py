@@ -12,7 +12,7 @@ Shapes: N state, K steps of a chunk, W channels of a tile.
 
 from typing import Any
 
-from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y
+from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y, ask_for_row
 from ssmlab.ops.selective_scan.cpu.maths import expm1_base2, product_error, turn
 from ssmlab.ops.selective_scan.cpu.tile import Array, Inputs, W, dot, expand, shared, with_own
 
@@ -56,6 +56,7 @@ def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
     N = state.shape[0]
     for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
+        ask_for_row(x, place, i)
         for n in range(N):
             s, c = state[n], tile.constants[n]
             B, B_i = _shared(x.B_t, k, place.group_B, n, N)
@@ -103,6 +104,8 @@ def again(
     gated, N = x.z.size > 0, state.shape[0]
     for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
+        if n0 == 0:
+            ask_for_row(x, place, i)
         for j in range(states):
             n = n0 + j
             s, c = state[n], tile.constants[n]

@@ -8,7 +8,7 @@ Shapes: N state, K steps of a chunk, W channels of a tile.
 
 from typing import Any
 
-from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y
+from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y, ask_for_row
 from ssmlab.ops.selective_scan.cpu.maths import expm1_base2
 from ssmlab.ops.selective_scan.cpu.tile import Array, Inputs, W, dot, expand, shared, with_own
 
@@ -31,6 +31,7 @@ def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
     """Move the states through the steps of a chunk, adding to y."""
     for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
+        ask_for_row(x, place, i)
         for n in range(state.shape[0]):
             s, c = state[n], tile.constants[n]
             B, C = shared(x.B_t, k, place.group_B, n), shared(x.C_t, k, place.group_C, n)
@@ -73,6 +74,8 @@ def again(
     gated = x.z.size > 0
     for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
+        if n0 == 0:
+            ask_for_row(x, place, i)
         for j in range(states):
             n = n0 + j
             s, c = state[n], tile.constants[n]

@@ -61,6 +61,7 @@ class Inputs(NamedTuple):
     chunk: int  # steps between states kept, a multiple of CHUNK; 0 keeps none
     softplus: bool
     log2e: Any  # log2(e), in the dtype to compute in
+    written: tuple[Array, ...]  # what the kernel writes of u's shape, flat
     zero: Any  # 0 in the dtype of the states, which selects the real or the complex recurrence
 
 
@@ -97,28 +98,45 @@ def _with_own(value, own, i):
     return lambda value, own, i: value + own[i]
 
 
+def _make_prefetch(to_write: int) -> Any:
+    @intrinsic
+    def prefetch(typingctx, array, index):
+        """Ask for array[index] to be brought near; an index outside of the array does no harm."""
+
+        def codegen(context, builder, signature, args):
+            kind = signature.args[0]
+            data = context.make_array(kind)(context, builder, args[0]).data
+            address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+            word = ir.IntType(32)
+            function = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(ir.VoidType(), [address.type, word, word, word]),
+                "llvm.prefetch.p0",
+            )
+            # To the second-level cache, data.
+            builder.call(function, [address, word(to_write), word(2), word(1)])
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp), codegen
+
+    return prefetch
+
+
+prefetch, prefetch_to_write = _make_prefetch(0), _make_prefetch(1)
+
+
 @intrinsic
-def _prefetch(typingctx, array, index):
-    """Ask for array[index] to be brought near; an index outside of the array does no harm."""
+def _take(typingctx, counter):
+    """Add 1 to counter[0] and return what it was, in one step for all threads."""
 
     def codegen(context, builder, signature, args):
-        kind = signature.args[0]
-        data = context.make_array(kind)(context, builder, args[0]).data
-        address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-        word = ir.IntType(32)
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [address.type, word, word, word]),
-            "llvm.prefetch.p0",
-        )
-        # To read, to the second-level cache, data.
-        builder.call(function, [address, word(0), word(2), word(1)])
-        return context.get_dummy_value()
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", data, ir.IntType(64)(1), "monotonic")
 
-    return types.void(array, types.intp), codegen
+    return types.int64(counter), codegen
 
 
-prefetch: Any = _prefetch  # called with the array and the index
+take: Any = _take  # called with the counter, an array of int64
 
 
 @expand
