@@ -262,9 +262,19 @@ def step_size_backward(grad: Array, step: Array, softplus: bool, log2e: Any) -> 
             grad[d] *= -expm1_base2(-step[d] * log2e)
 
 
-@njit(fastmath=FLAGS | {"reassoc"}, forceinline=True, **_HELPER)
+# Only in the sums of these two may the compiler choose the order.
+_expand_sum = njit(fastmath=FLAGS | {"reassoc"}, forceinline=True, **_HELPER)
+
+
+@_expand_sum
+def add_product(total: Any, a: Any, b: Any) -> Any:
+    """total + a * b, in a loop over a tile: a part of the sum."""
+    return total + a * b
+
+
+@_expand_sum
 def dot(a: Array, i: int, b: Array, j: int) -> Any:
-    """The sum of a[i :] * b[j :] over a tile. Only here may the compiler choose a sum's order."""
+    """The sum of a[i :] * b[j :] over a tile."""
     total = a.dtype.type(0)
     for d in range(W):
         total += a[i + d] * b[j + d]
