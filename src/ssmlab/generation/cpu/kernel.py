@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import carray  # pyright: ignore[reportPrivateImportUsage]
 
-from ssmlab.generation.cpu.compiling import jit
+from ssmlab.generation.cpu import matvec, sync
 from ssmlab.generation.cpu.matvec import product
 from ssmlab.generation.cpu.sync import barrier, pointer
-from ssmlab.ops.selective_scan.cpu.maths import expm1_base2, log1p_unit
+from ssmlab.ops._cpu import compiling, maths
+from ssmlab.ops._cpu.compiling import inline
+from ssmlab.ops._cpu.maths import expm1_base2, log1p_unit
 from ssmlab.ops.selective_scan.cpu.tile import Array
 
 # Columns of the table of addresses; 0 where a block has no such tensor.
@@ -62,7 +64,7 @@ class Buffers(NamedTuple):
     rows: Array  # (T + 1,) int64, first token of each thread
 
 
-@jit
+@inline
 def _normalise(residual: Any, weight: Any, eps: Any, out: Any) -> None:
     """RMSNorm of every row of the batch."""
     for b in range(residual.shape[0]):
@@ -74,12 +76,12 @@ def _normalise(residual: Any, weight: Any, eps: Any, out: Any) -> None:
             out[b, m] = residual[b, m] * scale * weight[m]
 
 
-@jit
+@inline
 def _silu(x: Any) -> Any:
     return x / (expm1_base2(-x * _LOG2E) + np.float32(2))
 
 
-@jit
+@inline
 def _convolve(
     xz: Any, window: Any, weight: Any, bias: Any, has_bias: bool, d0: int, d1: int
 ) -> None:
@@ -98,7 +100,7 @@ def _convolve(
         xz[d] = _silu(total)
 
 
-@jit
+@inline
 def _advance(
     h: Any, A: Any, delta: Any, u: Any, z: Any, skip: Any, B: Any, C: Any, d0: int, d1: int
 ) -> None:
@@ -116,7 +118,7 @@ def _advance(
         u[d] = (y[d - d0] + skip[d] * u[d]) * _silu(z[d])
 
 
-@jit
+@inline
 def _softplus(row: Any, bias: Any, d0: int, d1: int) -> None:
     for d in range(d0, d1):
         x = row[d] + bias[d]
@@ -124,7 +126,7 @@ def _softplus(row: Any, bias: Any, d0: int, d1: int) -> None:
         row[d] = (np.float32(0) if x < np.float32(0) else x) + log1p_unit(e)
 
 
-@jit
+@inline
 def _add_parts(parts: Any, residual: Any) -> None:
     """residual += the sum of all parts, in the same order in every thread."""
     for b in range(residual.shape[0]):
@@ -134,7 +136,7 @@ def _add_parts(parts: Any, residual: Any) -> None:
                 residual[b, m] += part[m]
 
 
-@jit
+@compiling.kernel(__file__, *(str(m.__file__) for m in (compiling, maths, matvec, sync)))
 def decode(ids: Array, x: Buffers, sizes: Sizes, thread: int) -> None:
     """Thread ``thread``'s part of one step: ids (B,) int64 -> x.logits, states moved on."""
     M, D, N, R, W, _, eps = sizes

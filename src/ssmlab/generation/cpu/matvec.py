@@ -8,10 +8,10 @@ Shapes: B vectors, K columns.
 
 from typing import Any
 
-from ssmlab.generation.cpu.compiling import jit, jit_sum
+from ssmlab.ops._cpu.compiling import inline, inline_sum
 
 
-@jit_sum
+@inline_sum
 def _dot(w: Any, x: Any) -> Any:
     total = w.dtype.type(0)
     for k in range(x.shape[0]):
@@ -19,7 +19,7 @@ def _dot(w: Any, x: Any) -> Any:
     return total
 
 
-@jit_sum
+@inline_sum
 def _dot_1x4(w: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
     a0 = a1 = a2 = a3 = w.dtype.type(0)
     for k in range(w.shape[0]):
@@ -30,7 +30,7 @@ def _dot_1x4(w: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
     return a0, a1, a2, a3
 
 
-@jit_sum
+@inline_sum
 def _dot_4x4(w0: Any, w1: Any, w2: Any, w3: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
     a00 = a01 = a02 = a03 = w0.dtype.type(0)
     a10 = a11 = a12 = a13 = w0.dtype.type(0)
@@ -56,7 +56,7 @@ def _dot_4x4(w0: Any, w1: Any, w2: Any, w3: Any, x0: Any, x1: Any, x2: Any, x3: 
     return a00, a01, a02, a03, a10, a11, a12, a13, a20, a21, a22, a23, a30, a31, a32, a33
 
 
-@jit
+@inline
 def product(weight: Any, first: int, end: int, k0: int, k1: int, x: Any, x0: int, out: Any) -> None:
     """out[b, r] = weight[r, k0:k1] . x[b, x0 : x0 + k1 - k0], for first <= r < end and all b."""
     batch, width = x.shape[0], k1 - k0

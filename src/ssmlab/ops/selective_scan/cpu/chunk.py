@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssmlab.ops._cpu.compiling import inline
 from ssmlab.ops.selective_scan.cpu.tile import (
     Array,
     Gradients,
@@ -18,7 +19,6 @@ from ssmlab.ops.selective_scan.cpu.tile import (
     W,
     gate,
     gate_backward,
-    inline,
     load,
     load_constants,
     load_vector,

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssmlab.ops._cpu.threads import run_tasks
 from ssmlab.ops.selective_scan.cpu import kernels
 from ssmlab.ops.selective_scan.cpu.plan import Plan, make_plan, sum_slabs
-from ssmlab.ops.selective_scan.cpu.threads import run_tasks
 from ssmlab.ops.selective_scan.cpu.tile import Array, Gradients, Inputs
 from ssmlab.ops.selective_scan.operator import chunk_length, kept_shape
 from ssmlab.ops.selective_scan.reference import compute_dtype
@@ -142,19 +142,8 @@ def _rows(A: Tensor) -> int:
 
 def _run(plan: Plan, kernel: Callable[[Array, Array], None]) -> None:
     # One call a thread: to unpack the arguments of a call takes as long as a small task.
-    threads = min(torch.get_num_threads(), len(plan.tasks))
-
-    def call_all() -> None:
-        taken = np.zeros(1, np.int64)
-        run_tasks(lambda _: kernel(plan.tasks, taken), threads)
-
-    try:
-        call_all()
-    except OSError:
-        # The compiled code could not be written to its cache (a full disk, a folder that went
-        # away). It is only a cache: go on without. A kernel itself raises no such error.
-        kernels.forget_cache()
-        call_all()
+    threads, taken = min(torch.get_num_threads(), len(plan.tasks)), np.zeros(1, np.int64)
+    run_tasks(lambda _: kernel(plan.tasks, taken), threads)
 
 
 def _inputs(

@@ -12,9 +12,10 @@ Shapes: N state, K steps of a chunk, W channels of a tile.
 
 from typing import Any
 
+from ssmlab.ops._cpu.compiling import expand
+from ssmlab.ops._cpu.maths import expm1_base2, product_error, turn
 from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y, ask_for_row
-from ssmlab.ops.selective_scan.cpu.maths import expm1_base2, product_error, turn
-from ssmlab.ops.selective_scan.cpu.tile import Array, Inputs, W, dot, expand, shared, with_own
+from ssmlab.ops.selective_scan.cpu.tile import Array, Inputs, W, dot, shared, with_own
 
 # Columns of the constants, of a state and of the history; real parts, with imaginary ones after.
 _A, _A_TURN, _A_REST, _B, _B_I, _C, _C_I = (k * W for k in range(7))

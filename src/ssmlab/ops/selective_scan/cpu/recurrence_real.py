@@ -8,15 +8,15 @@ Shapes: N state, K steps of a chunk, W channels of a tile.
 
 from typing import Any
 
+from ssmlab.ops._cpu.compiling import expand
+from ssmlab.ops._cpu.maths import expm1_base2
 from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y, ask_for_row
-from ssmlab.ops.selective_scan.cpu.maths import expm1_base2
 from ssmlab.ops.selective_scan.cpu.tile import (
     Array,
     Inputs,
     W,
     add_product,
     dot,
-    expand,
     shared,
     with_own,
 )

@@ -12,23 +12,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy.typing as npt
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from ssmlab.ops.selective_scan.cpu.maths import FLAGS, exp, expm1_base2, log1p_unit
+from ssmlab.ops._cpu.compiling import expand, expand_sum, inline
+from ssmlab.ops._cpu.maths import exp, expm1_base2, log1p_unit
 
 Array: TypeAlias = npt.NDArray[Any]
 
 W = 64
-
-OPTIONS: Any = {"error_model": "numpy"}
-_HELPER: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
-# Not cached on its own: the compiler would not see that a function it calls has changed.
-inline = njit(fastmath=FLAGS, **_HELPER)
-# For what a loop calls: the loop becomes vector instructions only if nothing in it is a call.
-expand = njit(fastmath=FLAGS, forceinline=True, **_HELPER)
-
 
 # What a channel's state has: the columns of a tile's constants, in units of W.
 REAL = ("A", "B", "C")
@@ -262,17 +255,13 @@ def step_size_backward(grad: Array, step: Array, softplus: bool, log2e: Any) -> 
             grad[d] *= -expm1_base2(-step[d] * log2e)
 
 
-# Only in the sums of these two may the compiler choose the order.
-_expand_sum = njit(fastmath=FLAGS | {"reassoc"}, forceinline=True, **_HELPER)
-
-
-@_expand_sum
+@expand_sum
 def add_product(total: Any, a: Any, b: Any) -> Any:
     """total + a * b, in a loop over a tile: a part of the sum."""
     return total + a * b
 
 
-@_expand_sum
+@expand_sum
 def dot(a: Array, i: int, b: Array, j: int) -> Any:
     """The sum of a[i :] * b[j :] over a tile."""
     total = a.dtype.type(0)

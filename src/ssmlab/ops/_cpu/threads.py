@@ -19,7 +19,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     # A forked child has no threads of its parent's pool: it gets its own.
     key = (os.getpid(), workers)
     if key not in _pools:
-        _pools[key] = ThreadPoolExecutor(workers, thread_name_prefix="ssmlab-scan")
+        _pools[key] = ThreadPoolExecutor(workers, thread_name_prefix="ssmlab-ops")
     return _pools[key]
 
 
