@@ -29,7 +29,7 @@ _POWER4, _POWER8 = _MAGIC4 + _f4(127.0), np.float64(_MAGIC8 + 1023.0)
 
 
 def expm1_base2(x: Any) -> Any:
-    """2^x - 1. Below -126 (-1022 for float64) it is -1; above 127 (1023) it stops growing."""
+    """2^x - 1. Below -126 (-1022 for float64) it is -1; above 127 (1023) only large."""
     raise NotImplementedError("compiled code only")
 
 

@@ -2,7 +2,7 @@
 
 All rows of a chunk are read before any is worked on. Neighbouring rows lie a whole row of channels
 apart in memory, further than the processor looks ahead on its own: they are asked for while the
-chunk before is worked on, which more than halves the time of the forward pass.
+chunk before is worked on, which halves the time of the forward pass.
 
 Shapes: K steps of a chunk at most, N state, R rows of a state, W channels of a tile.
 """
