@@ -3,14 +3,12 @@
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numba.core import caching
 
 from ssmlab.ops import causal_conv1d, causal_conv1d_fn, causal_conv1d_update
-from ssmlab.ops.causal_conv1d import cpu, kernels
+from ssmlab.ops.causal_conv1d import cpu
 
 BACKENDS = ["cpu", "reference"]
 
@@ -250,35 +248,6 @@ def test_memory_of_the_backward_pass_is_of_the_inputs_order(monkeypatch) -> None
     x = torch.ones(2, 640, 256)
     cpu.backward(x, x, torch.ones(256, 4), None, None, None, None, True)
     assert sum(sizes) < 1.1 * x.numel()
-
-
-def test_runs_without_a_place_to_store_compiled_code(monkeypatch) -> None:
-    """A full disk met while storing: the kernels go on without."""
-    calls = []
-    real = kernels.forward
-
-    def failing_once(*args):
-        calls.append(1)
-        if len(calls) == 1:
-            raise OSError(28, "No space left on device")
-        real(*args)
-
-    monkeypatch.setattr(kernels, "forward", failing_once)
-    stopped = []
-    monkeypatch.setattr(kernels, "stop_caching", lambda: stopped.append(1))
-    y = causal_conv1d(torch.ones(1, 4, 2), torch.ones(2, 2), backend="cpu")
-    assert stopped == [1]
-    np.testing.assert_array_equal(y[0, :, 0], [1, 2, 2, 2])
-
-
-def test_code_that_cannot_be_stored_anywhere(monkeypatch) -> None:
-    """No folder for compiled code: the kernels are compiled for this process alone."""
-    monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])
-    forward, _ = kernels._make(1)
-    assert isinstance(forward._cache, caching.NullCache)
-    monkeypatch.setattr(kernels, "forward", forward)
-    y = causal_conv1d(torch.ones(1, 4, 2), torch.ones(2, 2), backend="cpu")
-    np.testing.assert_array_equal(y[0, :, 0], [1, 2, 2, 2])
 
 
 @pytest.mark.parametrize("packing", ["none", "cu_seqlens", "seq_idx"])

@@ -40,6 +40,7 @@ def test_real_B_or_C_with_complex_A(B: str, C: str) -> None:
         (3, 2, 1, 4),
         (2, 33, 130, 1),  # one step more than a chunk, three tiles
         (1, 64, 65, 2),
+        (2, 40, 5, 6),  # four states at once, and a rest
         (1, 140, 3, 70),  # long chunks, several blocks of states
         (40, 3, 3, 2),  # more sequences than lanes
     ],
@@ -57,7 +58,7 @@ def test_many_states() -> None:
 @pytest.mark.parametrize("extra", ["none", "D", "z", "delta_bias", "initial_state"])
 def test_each_extra_alone(is_complex: bool, extra: str) -> None:
     extras = frozenset({extra}) - {"none"}
-    check(Case(1, 35, 5, 3, is_complex=is_complex, extras=extras, softplus=False))
+    check(Case(1, 35, 5, 5, is_complex=is_complex, extras=extras, softplus=False))
 
 
 @settings(max_examples=30, deadline=None)

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ssmlab.blocks.mamba import Mamba, MambaState
 from ssmlab.generation.cpu import kernel
-from ssmlab.generation.cpu.compiling import address_of
-from ssmlab.generation.cpu.team import find_team
 from ssmlab.mixers.s6 import S6
 from ssmlab.models.language_model import LanguageModel, LayerStates
 from ssmlab.models.plain import not_plain_mamba
+from ssmlab.ops._cpu.compiling import address_of
+from ssmlab.ops._cpu.team import find_team
 
 _ALIGN = 16  # channels: the numbers of one cache line
 
@@ -205,7 +205,7 @@ def _cuts(count: int, threads: int) -> Any:
 
 @functools.cache
 def _entry() -> int:
-    return address_of(kernel.enter)
+    return address_of(kernel.enter, *kernel.SOURCES)
 
 
 def _lock() -> threading.Lock:

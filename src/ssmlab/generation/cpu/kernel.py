@@ -14,11 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import carray  # pyright: ignore[reportPrivateImportUsage]
 
-from ssmlab.generation.cpu.compiling import jit
+from ssmlab.generation.cpu import matvec, sync
 from ssmlab.generation.cpu.matvec import product
 from ssmlab.generation.cpu.sync import barrier, call_int, integers, pointer
-from ssmlab.ops.selective_scan.cpu.maths import expm1_base2, log1p_unit
+from ssmlab.ops._cpu import compiling, maths
+from ssmlab.ops._cpu.compiling import inline
+from ssmlab.ops._cpu.maths import expm1_base2, log1p_unit
 from ssmlab.ops.selective_scan.cpu.tile import Array
+
+# All files that the code below is compiled from.
+SOURCES = (__file__, *(str(m.__file__) for m in (compiling, maths, matvec, sync)))
 
 # Columns of the table of addresses; 0 where a block has no such tensor.
 NORM, IN, IN_BIAS, CONV, CONV_BIAS, X, DT, DT_BIAS, A, SKIP, OUT, OUT_BIAS = range(12)
@@ -66,7 +71,7 @@ class Buffers(NamedTuple):
     rows: Array  # (T + 1,) int64, first token of each thread
 
 
-@jit
+@inline
 def _normalise(residual: Any, weight: Any, eps: Any, out: Any) -> None:
     """RMSNorm of every row of the batch."""
     for b in range(residual.shape[0]):
@@ -78,12 +83,12 @@ def _normalise(residual: Any, weight: Any, eps: Any, out: Any) -> None:
             out[b, m] = residual[b, m] * scale * weight[m]
 
 
-@jit
+@inline
 def _silu(x: Any) -> Any:
     return x / (expm1_base2(-x * _LOG2E) + np.float32(2))
 
 
-@jit
+@inline
 def _convolve(
     xz: Any, window: Any, weight: Any, bias: Any, has_bias: bool, d0: int, d1: int
 ) -> None:
@@ -102,7 +107,7 @@ def _convolve(
         xz[d] = _silu(total)
 
 
-@jit
+@inline
 def _advance(
     h: Any, A: Any, delta: Any, u: Any, z: Any, skip: Any, B: Any, C: Any, d0: int, d1: int
 ) -> None:
@@ -120,7 +125,7 @@ def _advance(
         u[d] = (y[d - d0] + skip[d] * u[d]) * _silu(z[d])
 
 
-@jit
+@inline
 def _softplus(row: Any, bias: Any, d0: int, d1: int) -> None:
     for d in range(d0, d1):
         x = row[d] + bias[d]
@@ -128,7 +133,7 @@ def _softplus(row: Any, bias: Any, d0: int, d1: int) -> None:
         row[d] = (np.float32(0) if x < np.float32(0) else x) + log1p_unit(e)
 
 
-@jit
+@inline
 def _add_parts(parts: Any, residual: Any) -> None:
     """residual += the sum of all parts, in the same order in every thread."""
     for b in range(residual.shape[0]):
@@ -138,7 +143,7 @@ def _add_parts(parts: Any, residual: Any) -> None:
                 residual[b, m] += part[m]
 
 
-@jit
+@compiling.kernel(*SOURCES)
 def decode(x: Buffers, sizes: Sizes, thread: int) -> None:
     """Thread ``thread``'s part of one step: x.ids -> x.logits, states moved on."""
     M, D, N, R, W, _, blocks, batch, threads = sizes

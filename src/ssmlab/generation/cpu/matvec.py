@@ -11,15 +11,15 @@ Shapes: B vectors, K columns.
 
 from typing import Any
 
-from ssmlab.generation.cpu.compiling import jit, jit_sum
 from ssmlab.generation.cpu.sync import prefetch
+from ssmlab.ops._cpu.compiling import inline, inline_sum
 
 _LINE = 16  # numbers of a cache line
 _AHEAD = 2  # rows
 _MANY = 12  # vectors, from which on arithmetic sets the pace
 
 
-@jit_sum
+@inline_sum
 def _dot(w: Any, x: Any) -> Any:
     total = w.dtype.type(0)
     for k in range(x.shape[0]):
@@ -27,7 +27,7 @@ def _dot(w: Any, x: Any) -> Any:
     return total
 
 
-@jit_sum
+@inline_sum
 def _dot_1x4(w: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
     a0 = a1 = a2 = a3 = w.dtype.type(0)
     for k in range(w.shape[0]):
@@ -38,7 +38,7 @@ def _dot_1x4(w: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
     return a0, a1, a2, a3
 
 
-@jit_sum
+@inline_sum
 def _dot_4x4(w0: Any, w1: Any, w2: Any, w3: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
     a00 = a01 = a02 = a03 = w0.dtype.type(0)
     a10 = a11 = a12 = a13 = w0.dtype.type(0)
@@ -64,13 +64,13 @@ def _dot_4x4(w0: Any, w1: Any, w2: Any, w3: Any, x0: Any, x1: Any, x2: Any, x3: 
     return a00, a01, a02, a03, a10, a11, a12, a13, a20, a21, a22, a23, a30, a31, a32, a33
 
 
-@jit
+@inline
 def _fetch(row: Any) -> None:
     for k in range(0, row.shape[0], _LINE):
         prefetch(row, k)
 
 
-@jit
+@inline
 def product(weight: Any, first: int, end: int, k0: int, k1: int, x: Any, x0: int, out: Any) -> None:
     """out[b, r] = weight[r, k0:k1] . x[b, x0 : x0 + k1 - k0], for first <= r < end and all b."""
     batch, width = x.shape[0], k1 - k0

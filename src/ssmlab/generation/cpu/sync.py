@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ssmlab.generation.cpu.compiling import jit
+from ssmlab.ops._cpu.compiling import inline
 
 # Waiting threads look this often before they let others run: about a barrier's usual wait.
 _SPINS = 4000
@@ -101,7 +101,7 @@ def _arrived(typing_context: Any, counter: Any) -> Any:
     return signature, generate
 
 
-@jit
+@inline
 def barrier(counter: Any, threads: int) -> None:
     """Wait until all ``threads`` have come here.
 

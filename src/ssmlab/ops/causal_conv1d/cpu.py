@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ssmlab.ops._checks import sequence_bounds
+from ssmlab.ops._cpu.threads import run_tasks
 from ssmlab.ops.causal_conv1d import kernels
 from ssmlab.ops.causal_conv1d.reference import accumulation_dtype
-from ssmlab.ops.selective_scan.cpu.threads import run_tasks
 
 # How the kernels see an element: bfloat16 as uint16, float16 as int16 (Numba has neither).
 _ELEMENT = {
@@ -170,8 +170,4 @@ def _launch(
         first, end = share * tasks // shares, (share + 1) * tasks // shares
         kernel(first, end, shape, bounds, skip, source, addresses, *elements)
 
-    try:
-        run_tasks(run, shares)
-    except OSError:  # the compiled code cannot be stored (disk full): go on without storing
-        kernels.stop_caching()
-        run_tasks(run, shares)
+    run_tasks(run, shares)

@@ -7,17 +7,13 @@ Numba has not), ``one`` a number of the type that sums are taken in.
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic as _numba_intrinsic
 from numba.extending import overload
 
-# Not "fast": NaN and infinity must pass through, and sums keep their order.
-OPTIONS: Any = {"error_model": "numpy", "fastmath": {"contract", "nsz"}}
-_INLINE: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
-inline: Any = numba.njit(**_INLINE)
+from ssmlab.ops._cpu.compiling import OPTIONS
 
 # The compiler passes the first argument, typingctx; a type checker would ask our callers for it.
 intrinsic: Any = _numba_intrinsic

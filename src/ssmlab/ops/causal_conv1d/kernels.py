@@ -15,17 +15,12 @@ adds the ring, the sums of the weight's gradient and that of the bias's.
 Shape letters: B batch, L length, D channels, W width (taps).
 """
 
-import hashlib
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import numba
 import numpy as np
-from numba.core.caching import NullCache
 
+from ssmlab.ops._cpu import compiling, maths
+from ssmlab.ops._cpu.compiling import inline, kernel
 from ssmlab.ops.causal_conv1d import elements
-from ssmlab.ops.causal_conv1d.elements import OPTIONS, at, inline, load, sigmoid, store
+from ssmlab.ops.causal_conv1d.elements import at, load, sigmoid, store
 
 ROWS = 128
 COLS = 256
@@ -283,45 +278,18 @@ def tasks(rows: int, channels: int) -> int:
     return -(-rows // ROWS) * -(-channels // COLS)
 
 
-def _compiled(function: Any) -> Any:
-    """Compile without the interpreter's lock, with the code kept on disk where that is possible."""
-    try:
-        return numba.njit(cache=True, nogil=True, **OPTIONS)(function)
-    except RuntimeError:  # no folder for the cache can be written to
-        return numba.njit(nogil=True, **OPTIONS)(function)
+_kernel = kernel(__file__, *(str(m.__file__) for m in (compiling, maths, elements)))
 
 
-def _make(sources: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The two kernels: run the tasks first, ..., end - 1.
-
-    Numba finds stored code by the time of this file alone. A variable of the closure belongs to the
-    key too, so a digest of all sources keeps code compiled from an older version from being run.
-    """
-
-    @_compiled
-    def forward(first, end, shape, bounds, skip, source, addresses, like, one):
-        assert sources
-        for task in range(first, end):
-            _forward_block(task, shape, bounds, skip, source, addresses, like, one)
-
-    @_compiled
-    def backward(first, end, shape, bounds, skip, source, addresses, like, one):
-        assert sources
-        for task in range(first, end):
-            _backward_block(task, shape, bounds, skip, source, addresses, like, one)
-
-    return forward, backward
+@_kernel
+def forward(first, end, shape, bounds, skip, source, addresses, like, one):
+    """Run the tasks first, ..., end - 1."""
+    for task in range(first, end):
+        _forward_block(task, shape, bounds, skip, source, addresses, like, one)
 
 
-def _digest(*files: str) -> int:
-    content = b"".join(Path(file).read_bytes() for file in files)
-    return int.from_bytes(hashlib.sha256(content).digest()[:4], "big") | 1
-
-
-forward, backward = _make(_digest(__file__, elements.__file__))
-
-
-def stop_caching() -> None:
-    """Keep compiled code in memory only, from now on."""
-    for kernel in (forward, backward):
-        kernel._cache = NullCache()  # type: ignore[attr-defined]
+@_kernel
+def backward(first, end, shape, bounds, skip, source, addresses, like, one):
+    """Run the tasks first, ..., end - 1."""
+    for task in range(first, end):
+        _backward_block(task, shape, bounds, skip, source, addresses, like, one)

@@ -1,8 +1,8 @@
 """The rows of a chunk of time: what is the same for every state, and for real and complex A.
 
 All rows of a chunk are read before any is worked on. Neighbouring rows lie a whole row of channels
-apart in memory, further than the processor looks ahead on its own; read together, their delays
-overlap, which halves the time of the forward pass.
+apart in memory, further than the processor looks ahead on its own: they are asked for while the
+chunk before is worked on, which halves the time of the forward pass.
 
 Shapes: K steps of a chunk at most, N state, R rows of a state, W channels of a tile.
 """
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssmlab.ops._cpu.compiling import inline
 from ssmlab.ops.selective_scan.cpu.tile import (
     Array,
     Gradients,
@@ -18,11 +19,11 @@ from ssmlab.ops.selective_scan.cpu.tile import (
     W,
     gate,
     gate_backward,
-    inline,
     load,
     load_constants,
     load_vector,
     prefetch,
+    prefetch_to_write,
     step_size,
     step_size_backward,
     store,
@@ -55,6 +56,9 @@ class Tile(NamedTuple):
 class Place(NamedTuple):
     """Where a chunk is."""
 
+    batch: int
+    channel: int  # the tile's first
+    next: int  # first step of the chunk needed after this one, which may be none of the batch's
     row: int  # of its first step in (batch * L, ...)
     steps: int  # K at most
     group_B: int
@@ -96,7 +100,6 @@ def _load_rows(
     rows: Array,
     column: int,
     w: int,
-    ahead: int,
 ) -> None:
     if source.size > 0:
         b, t, d0 = first
@@ -104,22 +107,42 @@ def _load_rows(
         for i in range(count):
             row = rows[i, column : column + W]
             load(source, start + i * strides[1], strides[2], row, w)
-        start += ahead * strides[1]
-        for i in range(rows.shape[0]):
-            for d in range(0, W, _LINE):
-                prefetch(source, start + i * strides[1] + d * strides[2])
 
 
 @inline
-def load_chunk(x: Inputs, tile: Tile, first: tuple, count: int, w: int, ahead: int) -> None:
-    """Fill U, Z, DL, DU and Y (with D u) for the steps from ``first`` = (b, t, d0) on.
+def _ask_for(source: Array, strides: Array, b: int, t: int, d0: int) -> None:
+    if source.size > 0:
+        start = b * strides[0] + t * strides[1] + d0 * strides[2]
+        for d in range(0, W, _LINE):
+            prefetch(source, start + d * strides[2])
 
-    The chunk that is needed next, ``ahead`` steps away, is asked for.
+
+@inline
+def ask_for_row(x: Inputs, place: Place, i: int) -> None:
+    """Have the row that is i steps into the chunk needed next brought near.
+
+    To be called while this chunk is worked on, a row at a time: all rows at once would be more
+    than the processor can ask for without waiting.
     """
+    t = place.next + i
+    _ask_for(x.u, x.strides[0], place.batch, t, place.channel)
+    _ask_for(x.delta, x.strides[1], place.batch, t, place.channel)
+    _ask_for(x.z, x.strides[2], place.batch, t, place.channel)
+    _ask_for(x.grad_y, x.strides[3], place.batch, t, place.channel)
+    start = (place.batch * x.length + t) * x.constants.shape[2] + place.channel
+    for out in x.written:
+        if out.size > 0:
+            for d in range(0, W, _LINE):
+                prefetch_to_write(out, start + d)
+
+
+@inline
+def load_chunk(x: Inputs, tile: Tile, first: tuple, count: int, w: int) -> None:
+    """Fill U, Z, DL, DU and Y (with D u) for the steps from ``first`` = (b, t, d0) on."""
     rows, D = tile.rows, tile.D
-    _load_rows(x.u, x.strides[0], first, count, rows, U, w, ahead)
-    _load_rows(x.delta, x.strides[1], first, count, rows, DL, w, ahead)
-    _load_rows(x.z, x.strides[2], first, count, rows, Z, w, ahead)
+    _load_rows(x.u, x.strides[0], first, count, rows, U, w)
+    _load_rows(x.delta, x.strides[1], first, count, rows, DL, w)
+    _load_rows(x.z, x.strides[2], first, count, rows, Z, w)
     for i in range(count):
         row = rows[i]
         step_size(row[DL : DL + W], tile.bias, x.softplus)
@@ -140,9 +163,9 @@ def store_chunk(x: Inputs, tile: Tile, y: Array, at: int, count: int, w: int) ->
 
 
 @inline
-def load_gradient(x: Inputs, tile: Tile, first: tuple, count: int, w: int, ahead: int) -> None:
+def load_gradient(x: Inputs, tile: Tile, first: tuple, count: int, w: int) -> None:
     """After ``load_chunk``: fill GY and GATE, clear GDU and GDL."""
-    _load_rows(x.grad_y, x.strides[3], first, count, tile.rows, GY, w, ahead)
+    _load_rows(x.grad_y, x.strides[3], first, count, tile.rows, GY, w)
     for i in range(count):
         row = tile.rows[i]
         if x.z.size > 0:

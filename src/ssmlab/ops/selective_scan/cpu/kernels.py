@@ -1,4 +1,4 @@
-"""The compiled scan, forward and backward: one task (some sequences, some tiles of channels) a call.
+"""The compiled scan, forward and backward: in tasks (some sequences, some tiles of channels).
 
 What happens to the states is in ``recurrence_real`` and ``recurrence_complex``; the type of the
 inputs' ``zero`` selects one of them when a kernel is compiled.
@@ -7,17 +7,16 @@ Shapes: B batch, L length, D channels, R rows of a state, K steps of a chunk, W 
 """
 
 import functools
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.core.caching import NullCache
+from numba import types
 from numba.extending import overload
 
-from ssmlab.ops.selective_scan.cpu import chunk, maths, recurrence_complex, recurrence_real, tile
+from ssmlab.ops._cpu import compiling, maths
+from ssmlab.ops._cpu.compiling import OPTIONS, inline, kernel
+from ssmlab.ops.selective_scan.cpu import chunk, recurrence_complex, recurrence_real, tile
 from ssmlab.ops.selective_scan.cpu.chunk import (
     BACKWARD_COLUMNS,
     FORWARD_COLUMNS,
@@ -29,7 +28,6 @@ from ssmlab.ops.selective_scan.cpu.chunk import (
     store_chunk,
     store_gradient,
 )
-from ssmlab.ops.selective_scan.cpu.maths import FLAGS
 from ssmlab.ops.selective_scan.cpu.tile import (
     END_CHANNEL,
     END_SEQUENCE,
@@ -38,24 +36,22 @@ from ssmlab.ops.selective_scan.cpu.tile import (
     GROUP_B,
     GROUP_C,
     LANE,
-    OPTIONS,
     SLAB,
     Array,
     Gradients,
     Inputs,
     W,
-    inline,
     load_kept,
     load_state,
     move,
     store,
     store_columns,
     store_state,
+    take,
     zero,
 )
-from ssmlab.ops.selective_scan.operator import CHUNK
 
-_AHEAD = 16  # steps that the forward pass reads at once; divides CHUNK
+_AHEAD = 16  # steps that the forward pass reads at once; divides a chunk
 _HISTORY = 512  # rows of it at a time, so that a chunk's history stays in the second-level cache
 
 
@@ -78,9 +74,8 @@ def _choose(x: Any, real: Callable[..., None], complex_: Callable[..., None]) ->
     return complex_ if isinstance(x.types[x.fields.index("zero")], types.Complex) else real
 
 
-_JIT: Any = {"fastmath": FLAGS, **OPTIONS}
 # Not strict, because the recurrences' arguments are annotated and those below are not.
-_overload = functools.partial(overload, jit_options=_JIT, strict=False)
+_overload = functools.partial(overload, jit_options=OPTIONS, strict=False)
 
 
 @_overload(advance)
@@ -117,8 +112,9 @@ def _forward(x: Inputs, y: Array, last: Array, task: Array) -> None:
                     k += 1
                 t, count = first + done, min(_AHEAD, steps - done)
                 row = b * x.length + t
-                load_chunk(x, tile, (b, t, d0), count, w, _AHEAD)
-                advance(x, tile, Place(row, count, group_B, group_C, const_B, const_C), state)
+                place = Place(b, d0, t + _AHEAD, row, count, group_B, group_C, const_B, const_C)
+                load_chunk(x, tile, (b, t, d0), count, w)
+                advance(x, tile, place, state)
                 store_chunk(x, tile, y, row * channels + d0, count, w)
             store_state(state, 0, last, s, d0, w)
 
@@ -159,9 +155,11 @@ def _backward(x: Inputs, grad_last: Array, grads: Gradients, task: Array) -> Non
             for c in range((steps + K - 1) // K - 1, -1, -1):
                 t, count = first + c * K, min(K, steps - c * K)
                 row = b * x.length + t
-                place = Place(row, count, task[GROUP_B], task[GROUP_C], const_B, const_C)
-                load_chunk(x, tile, (b, t, d0), count, w, -K)
-                load_gradient(x, tile, (b, t, d0), count, w, -K)
+                place = Place(
+                    b, d0, t - K, row, count, task[GROUP_B], task[GROUP_C], const_B, const_C
+                )
+                load_chunk(x, tile, (b, t, d0), count, w)
+                load_gradient(x, tile, (b, t, d0), count, w)
                 if c == 0:
                     load_state(x.h0, s, d0, state, 0, PW, w)
                 else:
@@ -186,50 +184,29 @@ def _backward(x: Inputs, grad_last: Array, grads: Gradients, task: Array) -> Non
         store(gbias, grads.bias[lane], d0, w)
 
 
-def _compiled(function: Any) -> Any:
-    """Compile without the interpreter's lock, keeping the code on disk where that is possible."""
-    try:
-        return njit(nogil=True, cache=True, fastmath=FLAGS, **OPTIONS)(function)
-    except RuntimeError:  # no folder for the cache can be written to
-        return njit(nogil=True, fastmath=FLAGS, **OPTIONS)(function)
-
-
-def _make(sources: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The two kernels.
-
-    The compiler finds stored code by the time of this file alone. A variable of the closure belongs
-    to the key too, so a digest of all sources keeps code compiled from an older version from
-    being run.
-    """
-
-    @_compiled
-    def forward(x, y, last, task):
-        """Write y, the last states and, if x.chunk > 0, the states at the ends of chunks."""
-        assert sources
-        _forward(x, y, last, task)
-
-    @_compiled
-    def backward(x, grad_last, grads, task):
-        """Write every gradient. Chunks go back in time; each is first run forwards again."""
-        assert sources
-        _backward(x, grad_last, grads, task)
-
-    return forward, backward
-
-
-def _digest(*files: str) -> int:
-    content = b"".join(Path(file).read_bytes() for file in files)
-    return int.from_bytes(hashlib.sha256(content).digest()[:4], "big") | 1
-
-
-_SOURCES = (
+_kernel = kernel(
     __file__,
-    *(str(m.__file__) for m in (chunk, maths, recurrence_complex, recurrence_real, tile)),
+    *(
+        str(m.__file__)
+        for m in (compiling, maths, chunk, recurrence_complex, recurrence_real, tile)
+    ),
 )
-forward, backward = _make(_digest(*_SOURCES) + CHUNK)
 
 
-def forget_cache() -> None:
-    """Keep compiled code in memory only, from now on."""
-    for kernel in (forward, backward):
-        kernel._cache = NullCache()  # type: ignore[attr-defined]
+# Each takes tasks, counted in taken[0], until there are no more.
+@_kernel
+def forward(x: Inputs, y: Array, last: Array, tasks: Array, taken: Array) -> None:
+    """Write y, the last states and, if x.chunk > 0, the states at the ends of chunks."""
+    i = take(taken)
+    while i < tasks.shape[0]:
+        _forward(x, y, last, tasks[i])
+        i = take(taken)
+
+
+@_kernel
+def backward(x: Inputs, grad_last: Array, grads: Gradients, tasks: Array, taken: Array) -> None:
+    """Write every gradient. Chunks go back in time; each is first run forwards again."""
+    i = take(taken)
+    while i < tasks.shape[0]:
+        _backward(x, grad_last, grads, tasks[i])
+        i = take(taken)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssmlab.ops._cpu.threads import run_tasks
 from ssmlab.ops.selective_scan.cpu import kernels
 from ssmlab.ops.selective_scan.cpu.plan import Plan, make_plan, sum_slabs
-from ssmlab.ops.selective_scan.cpu.threads import run_tasks
 from ssmlab.ops.selective_scan.cpu.tile import Array, Gradients, Inputs
 from ssmlab.ops.selective_scan.operator import chunk_length, kept_shape
 from ssmlab.ops.selective_scan.reference import compute_dtype
@@ -45,11 +45,11 @@ def forward(
     # Packed sequences keep fewer states than their total length allows.
     kept[plan.states_kept :].zero_()
     chunk = chunk_length(A.shape[1]) if save else 0
-    x = _inputs(plan, dtype, None, kept, chunk, *tensors, delta_softplus)
     y = torch.empty(u.shape, dtype=dtype)
     last = torch.empty((len(plan.sequences), u.shape[2], _rows(A)), dtype=dtype)
     y_flat, last_array = y.view(-1).numpy(), last.numpy()
-    _run(plan, lambda task: kernels.forward(x, y_flat, last_array, task))
+    x = _inputs(plan, dtype, (y_flat,), None, kept, chunk, *tensors, delta_softplus)
+    _run(plan, lambda *tasks: kernels.forward(x, y_flat, last_array, *tasks))
     if A.is_complex():
         last = torch.complex(*last.chunk(2, -1))
     return y.to(u.dtype), last, kept
@@ -81,7 +81,6 @@ def backward(
         # Called without what a forward pass with ``save`` keeps: make it.
         kept = forward(*tensors, cu_seqlens, delta_softplus, True)[2]
     plan = make_plan(u, A.shape[1], B, C, cu_seqlens)
-    x = _inputs(plan, dtype, grad_y, kept, chunk_length(A.shape[1]), *tensors, delta_softplus)
     real, rows = _NUMPY[dtype], _rows(A)
     batch, length, channels = u.shape
     size, shared = u.numel(), (plan.lanes, rows, channels)
@@ -100,8 +99,10 @@ def backward(
         bias=np.empty((plan.lanes, channels), real),
         h0=np.empty((len(plan.sequences), channels, rows), real),
     )
+    written, chunk = (grads.u, grads.delta, grads.z), chunk_length(A.shape[1])
+    x = _inputs(plan, dtype, written, grad_y, kept, chunk, *tensors, delta_softplus)
     grad_last_array = _state(grad_last, A, dtype)
-    _run(plan, lambda task: kernels.backward(x, grad_last_array, grads, task))
+    _run(plan, lambda *tasks: kernels.backward(x, grad_last_array, grads, *tasks))
 
     def real_like(value: Array, tensor: Tensor | None) -> Tensor:
         if tensor is None:
@@ -139,19 +140,16 @@ def _rows(A: Tensor) -> int:
     return 2 * A.shape[1] if A.is_complex() else A.shape[1]
 
 
-def _run(plan: Plan, kernel: Callable[[Array], None]) -> None:
-    try:
-        run_tasks(lambda i: kernel(plan.tasks[i]), len(plan.tasks))
-    except OSError:
-        # The compiled code could not be written to its cache (a full disk, a folder that went
-        # away). It is only a cache: go on without. A kernel itself raises no such error.
-        kernels.forget_cache()
-        run_tasks(lambda i: kernel(plan.tasks[i]), len(plan.tasks))
+def _run(plan: Plan, kernel: Callable[[Array, Array], None]) -> None:
+    # One call a thread: to unpack the arguments of a call takes as long as a small task.
+    threads, taken = min(torch.get_num_threads(), len(plan.tasks)), np.zeros(1, np.int64)
+    run_tasks(lambda _: kernel(plan.tasks, taken), threads)
 
 
 def _inputs(
     plan: Plan,
     dtype: torch.dtype,
+    written: tuple[Array, ...],
     grad_y: Tensor | None,
     kept: Tensor,
     chunk: int,
@@ -187,6 +185,7 @@ def _inputs(
         chunk=chunk,
         softplus=delta_softplus,
         log2e=real(_LOG2E),
+        written=written,
         zero=_NUMPY_STATE[dtype](0) if A.is_complex() else real(0),
     )
 

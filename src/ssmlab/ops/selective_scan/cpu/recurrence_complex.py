@@ -12,9 +12,10 @@ Shapes: N state, K steps of a chunk, W channels of a tile.
 
 from typing import Any
 
-from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y
-from ssmlab.ops.selective_scan.cpu.maths import expm1_base2, product_error, turn
-from ssmlab.ops.selective_scan.cpu.tile import Array, Inputs, W, dot, expand, shared, with_own
+from ssmlab.ops._cpu.compiling import expand
+from ssmlab.ops._cpu.maths import expm1_base2, product_error, turn
+from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y, ask_for_row
+from ssmlab.ops.selective_scan.cpu.tile import Array, Inputs, W, dot, shared, with_own
 
 # Columns of the constants, of a state and of the history; real parts, with imaginary ones after.
 _A, _A_TURN, _A_REST, _B, _B_I, _C, _C_I = (k * W for k in range(7))
@@ -56,6 +57,7 @@ def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
     N = state.shape[0]
     for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
+        ask_for_row(x, place, i)
         for n in range(N):
             s, c = state[n], tile.constants[n]
             B, B_i = _shared(x.B_t, k, place.group_B, n, N)
@@ -103,6 +105,8 @@ def again(
     gated, N = x.z.size > 0, state.shape[0]
     for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
+        if n0 == 0:
+            ask_for_row(x, place, i)
         for j in range(states):
             n = n0 + j
             s, c = state[n], tile.constants[n]

@@ -8,12 +8,22 @@ Shapes: N state, K steps of a chunk, W channels of a tile.
 
 from typing import Any
 
-from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y
-from ssmlab.ops.selective_scan.cpu.maths import expm1_base2
-from ssmlab.ops.selective_scan.cpu.tile import Array, Inputs, W, dot, expand, shared, with_own
+from ssmlab.ops._cpu.compiling import expand
+from ssmlab.ops._cpu.maths import expm1_base2
+from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y, ask_for_row
+from ssmlab.ops.selective_scan.cpu.tile import (
+    Array,
+    Inputs,
+    W,
+    add_product,
+    dot,
+    shared,
+    with_own,
+)
 
 _A, _B, _C = 0, W, 2 * W  # columns of the constants
 _H, _CARRY, _GA, _GB, _GC = 0, W, 2 * W, 3 * W, 4 * W  # of a state
+_CONSTANTS, _STATE, _HISTORY = 3 * W, 5 * W, 2 * W  # from a state to the next
 _PAST, _FADE = 0, W  # of the history; going back, the state's gradient takes the place of the past
 
 
@@ -31,6 +41,7 @@ def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
     """Move the states through the steps of a chunk, adding to y."""
     for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
+        ask_for_row(x, place, i)
         for n in range(state.shape[0]):
             s, c = state[n], tile.constants[n]
             B, C = shared(x.B_t, k, place.group_B, n), shared(x.C_t, k, place.group_C, n)
@@ -56,6 +67,40 @@ def _add_to_y(state: Array, own: Any, row: Array, C: Any) -> None:
         row[Y + d] += state[_H + d] * with_own(C, own, _C + d)
 
 
+@expand
+def _one_again(s: Array, c: Array, history: Array, n: int, d: int, dl: Any, du: Any, B: Any) -> Any:
+    h = s[n * _STATE + d]
+    e = expm1_base2(dl * c[n * _CONSTANTS + d])
+    history[n * _HISTORY + _PAST + d], history[n * _HISTORY + _FADE + d] = h, e
+    now = e * h + (h + du * B)
+    s[n * _STATE + d] = now
+    return now
+
+
+@expand
+def _four_again(state: Array, c: Array, row: Array, history: Array, B: Any, C: Any) -> Any:
+    """A step of four states at once, with neither's own B or C: their parts of C's gradient."""
+    B0, B1, B2, B3 = B
+    C0, C1, C2, C3 = C
+    g0 = g1 = g2 = g3 = row.dtype.type(0)
+    for d in range(W):
+        dl, du, gy = row[DL + d], row[DU + d], row[GY + d]
+        h0 = _one_again(state, c, history, 0, d, dl, du, B0)
+        h1 = _one_again(state, c, history, 1, d, dl, du, B1)
+        h2 = _one_again(state, c, history, 2, d, dl, du, B2)
+        h3 = _one_again(state, c, history, 3, d, dl, du, B3)
+        g0, g1 = add_product(g0, gy, h0), add_product(g1, gy, h1)
+        g2, g3 = add_product(g2, gy, h2), add_product(g3, gy, h3)
+        row[Y + d] = (((row[Y + d] + h0 * C0) + h1 * C1) + h2 * C2) + h3 * C3
+    return g0, g1, g2, g3
+
+
+@expand
+def _four(factor: Array, row: int, group: int, n: int) -> Any:
+    f = factor[row, group]
+    return f[n], f[n + 1], f[n + 2], f[n + 3]
+
+
 def again(
     x: Inputs,
     tile: Tile,
@@ -71,9 +116,24 @@ def again(
     Also adds to y if that is gated, and to the gradient of C.
     """
     gated = x.z.size > 0
+    fours = 0 if place.const_B or place.const_C else states // 4 * 4
+    all_states, constants = state.ravel(), tile.constants.ravel()
     for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
-        for j in range(states):
+        if n0 == 0:
+            ask_for_row(x, place, i)
+        steps = history[i].ravel()
+        for j in range(0, fours, 4):
+            n = n0 + j
+            gC_t[i, n], gC_t[i, n + 1], gC_t[i, n + 2], gC_t[i, n + 3] = _four_again(
+                all_states[n * _STATE :],
+                constants[n * _CONSTANTS :],
+                row,
+                steps[j * _HISTORY :],
+                _four(x.B_t, k, place.group_B, n),
+                _four(x.C_t, k, place.group_C, n),
+            )
+        for j in range(fours, states):
             n = n0 + j
             s, c = state[n], tile.constants[n]
             B, C = shared(x.B_t, k, place.group_B, n), shared(x.C_t, k, place.group_C, n)
@@ -106,6 +166,37 @@ def _step_back(
         state[_CARRY + d] = e * g + g
 
 
+@expand
+def _one_back(
+    s: Array, c: Array, history: Array, n: int, d: int, dl: Any, gy: Any, gdl: Any, C: Any
+) -> Any:
+    past, e = history[n * _HISTORY + _PAST + d], history[n * _HISTORY + _FADE + d]
+    g = s[n * _STATE + _CARRY + d] + gy * C
+    gx = g * (e * past + past)
+    s[n * _STATE + _GA + d] += gx * dl
+    s[n * _STATE + _CARRY + d] = e * g + g
+    return g, gdl + gx * c[n * _CONSTANTS + d]
+
+
+@expand
+def _four_back(state: Array, c: Array, row: Array, history: Array, B: Any, C: Any) -> Any:
+    """``_four_again`` backwards: the states' parts of B's gradient."""
+    B0, B1, B2, B3 = B
+    C0, C1, C2, C3 = C
+    s0 = s1 = s2 = s3 = row.dtype.type(0)
+    for d in range(W):
+        dl, du, gy, gdl = row[DL + d], row[DU + d], row[GY + d], row[GDL + d]
+        g0, gdl = _one_back(state, c, history, 0, d, dl, gy, gdl, C0)
+        g1, gdl = _one_back(state, c, history, 1, d, dl, gy, gdl, C1)
+        g2, gdl = _one_back(state, c, history, 2, d, dl, gy, gdl, C2)
+        g3, gdl = _one_back(state, c, history, 3, d, dl, gy, gdl, C3)
+        s0, s1 = add_product(s0, g0, du), add_product(s1, g1, du)
+        s2, s3 = add_product(s2, g2, du), add_product(s3, g3, du)
+        row[GDU + d] = (((row[GDU + d] + g0 * B0) + g1 * B1) + g2 * B2) + g3 * B3
+        row[GDL + d] = gdl
+    return s0, s1, s2, s3
+
+
 def back(
     x: Inputs,
     tile: Tile,
@@ -117,9 +208,22 @@ def back(
     states: int,
 ) -> None:
     """Go back through a chunk, with the gradient of the states after a step."""
+    fours = 0 if place.const_B or place.const_C else states // 4 * 4
+    all_states, constants = state.ravel(), tile.constants.ravel()
     for i in range(place.steps - 1, -1, -1):
         row, k = tile.rows[i], place.row + i
-        for j in range(states):
+        steps = history[i].ravel()
+        for j in range(0, fours, 4):
+            n = n0 + j
+            gB_t[i, n], gB_t[i, n + 1], gB_t[i, n + 2], gB_t[i, n + 3] = _four_back(
+                all_states[n * _STATE :],
+                constants[n * _CONSTANTS :],
+                row,
+                steps[j * _HISTORY :],
+                _four(x.B_t, k, place.group_B, n),
+                _four(x.C_t, k, place.group_C, n),
+            )
+        for j in range(fours, states):
             n = n0 + j
             s, c, past = state[n], tile.constants[n], history[i, j]
             B, C = shared(x.B_t, k, place.group_B, n), shared(x.C_t, k, place.group_C, n)

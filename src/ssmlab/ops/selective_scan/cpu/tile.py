@@ -12,23 +12,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy.typing as npt
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from ssmlab.ops.selective_scan.cpu.maths import FLAGS, exp, expm1_base2, log1p_unit
+from ssmlab.ops._cpu.compiling import expand, expand_sum, inline
+from ssmlab.ops._cpu.maths import exp, expm1_base2, log1p_unit
 
 Array: TypeAlias = npt.NDArray[Any]
 
 W = 64
-
-OPTIONS: Any = {"error_model": "numpy"}
-_HELPER: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
-# Not cached on its own: the compiler would not see that a function it calls has changed.
-inline = njit(fastmath=FLAGS, **_HELPER)
-# For what a loop calls: the loop becomes vector instructions only if nothing in it is a call.
-expand = njit(fastmath=FLAGS, forceinline=True, **_HELPER)
-
 
 # What a channel's state has: the columns of a tile's constants, in units of W.
 REAL = ("A", "B", "C")
@@ -61,6 +54,7 @@ class Inputs(NamedTuple):
     chunk: int  # steps between states kept, a multiple of CHUNK; 0 keeps none
     softplus: bool
     log2e: Any  # log2(e), in the dtype to compute in
+    written: tuple[Array, ...]  # what the kernel writes of u's shape, flat
     zero: Any  # 0 in the dtype of the states, which selects the real or the complex recurrence
 
 
@@ -97,28 +91,45 @@ def _with_own(value, own, i):
     return lambda value, own, i: value + own[i]
 
 
+def _make_prefetch(to_write: int) -> Any:
+    @intrinsic
+    def prefetch(typingctx, array, index):
+        """Ask for array[index] to be brought near; an index outside of the array does no harm."""
+
+        def codegen(context, builder, signature, args):
+            kind = signature.args[0]
+            data = context.make_array(kind)(context, builder, args[0]).data
+            address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+            word = ir.IntType(32)
+            function = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(ir.VoidType(), [address.type, word, word, word]),
+                "llvm.prefetch.p0",
+            )
+            # To the second-level cache, data.
+            builder.call(function, [address, word(to_write), word(2), word(1)])
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp), codegen
+
+    return prefetch
+
+
+prefetch, prefetch_to_write = _make_prefetch(0), _make_prefetch(1)
+
+
 @intrinsic
-def _prefetch(typingctx, array, index):
-    """Ask for array[index] to be brought near; an index outside of the array does no harm."""
+def _take(typingctx, counter):
+    """Add 1 to counter[0] and return what it was, in one step for all threads."""
 
     def codegen(context, builder, signature, args):
-        kind = signature.args[0]
-        data = context.make_array(kind)(context, builder, args[0]).data
-        address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-        word = ir.IntType(32)
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [address.type, word, word, word]),
-            "llvm.prefetch.p0",
-        )
-        # To read, to the second-level cache, data.
-        builder.call(function, [address, word(0), word(2), word(1)])
-        return context.get_dummy_value()
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", data, ir.IntType(64)(1), "monotonic")
 
-    return types.void(array, types.intp), codegen
+    return types.int64(counter), codegen
 
 
-prefetch: Any = _prefetch  # called with the array and the index
+take: Any = _take  # called with the counter, an array of int64
 
 
 @expand
@@ -244,9 +255,15 @@ def step_size_backward(grad: Array, step: Array, softplus: bool, log2e: Any) -> 
             grad[d] *= -expm1_base2(-step[d] * log2e)
 
 
-@njit(fastmath=FLAGS | {"reassoc"}, forceinline=True, **_HELPER)
+@expand_sum
+def add_product(total: Any, a: Any, b: Any) -> Any:
+    """total + a * b, in a loop over a tile: a part of the sum."""
+    return total + a * b
+
+
+@expand_sum
 def dot(a: Array, i: int, b: Array, j: int) -> Any:
-    """The sum of a[i :] * b[j :] over a tile. Only here may the compiler choose a sum's order."""
+    """The sum of a[i :] * b[j :] over a tile."""
     total = a.dtype.type(0)
     for d in range(W):
         total += a[i + d] * b[j + d]

@@ -24,10 +24,12 @@ _LOG2E4 = _f4(1.4426950216293335), _f4(1.9259629e-8)
 _LOG2E8 = 1.4426950408889634, 2.0355273740931033e-17
 _MAGIC4 = _f4(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
 _MAGIC8 = 6755399441055744.0  # 1.5 * 2^52
+# With the bias of an exponent in it, those low bits are the exponent of a power of 2.
+_POWER4, _POWER8 = _MAGIC4 + _f4(127.0), np.float64(_MAGIC8 + 1023.0)
 
 
 def expm1_base2(x: Any) -> Any:
-    """2^x - 1. Below -126 (-1022 for float64) it is -1; above 127 (1023) it stops growing."""
+    """2^x - 1. Below -126 (-1022 for float64) it is -1; above 127 (1023) only large."""
     raise NotImplementedError("compiled code only")
 
 
@@ -94,35 +96,34 @@ def _power(x: Any, tail: Any) -> Any:
 @_expand(_power)
 def _power_overload(x: Any, tail: Any) -> Any:
     if x.bitwidth == 32:
-        low, high = _f4(-126.0), _f4(127.0)
+        low, top = _f4(-126.0), (_POWER4 + _f4(127.0)).view(np.int32)
         c0, c1, c2 = _f4(0.6931471879266919), _f4(0.24022649794964424), _f4(0.05550357433635818)
         c3, c4, c5 = _f4(0.0096182374940667), _f4(0.0013390735477726407), _f4(0.0001540351265262521)
-        bias, shift = np.int32(127), np.int32(23)
+        shift = np.int32(23)
 
         def single(x: Any, tail: Any) -> Any:
-            # Written so that NaN fails both comparisons and goes on as NaN.
+            # Written so that NaN fails the comparison and goes on as NaN.
             x = low if x < low else x
-            x = high if x > high else x
-            shifted = x + _MAGIC4
-            f = (x - (shifted - _MAGIC4)) + tail
+            bits = np.float32(x + _POWER4).view(np.int32)
+            bits = top if bits > top else bits
+            f = (x - (np.int32(bits).view(np.float32) - _POWER4)) + tail
             p = c5 * f + c4
             p = p * f + c3
             p = p * f + c2
             p = p * f + c1
             p = p * f + c0
-            scale = np.int32((np.float32(shifted).view(np.int32) + bias) << shift).view(np.float32)
-            return scale, p * f
+            return np.int32(bits << shift).view(np.float32), p * f
 
         return single
 
-    low8, high8, bias8, shift8 = -1022.0, 1023.0, np.int64(1023), np.int64(52)
+    low8, top8, shift8 = -1022.0, (_POWER8 + 1023.0).view(np.int64), np.int64(52)
     d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13 = _LN2
 
     def double(x: Any, tail: Any) -> Any:
         x = low8 if x < low8 else x
-        x = high8 if x > high8 else x
-        shifted = x + _MAGIC8
-        f = (x - (shifted - _MAGIC8)) + tail
+        bits = np.float64(x + _POWER8).view(np.int64)
+        bits = top8 if bits > top8 else bits
+        f = (x - (np.int64(bits).view(np.float64) - _POWER8)) + tail
         p = d13 * f + d12
         p = p * f + d11
         p = p * f + d10
@@ -136,8 +137,7 @@ def _power_overload(x: Any, tail: Any) -> Any:
         p = p * f + d2
         p = p * f + d1
         p = p * f + d0
-        scale = np.int64((np.float64(shifted).view(np.int64) + bias8) << shift8).view(np.float64)
-        return scale, p * f
+        return np.int64(bits << shift8).view(np.float64), p * f
 
     return double
 

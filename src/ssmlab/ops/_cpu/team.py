@@ -1,4 +1,4 @@
-"""torch's own OpenMP threads, for a compiled function that runs on all of them at once.
+"""torch's own OpenMP threads, for a function that runs on all of them at once.
 
 After every operation torch's threads spin for some milliseconds, in case there is another one.
 Threads of our own that start meanwhile share the cores with them: on 2 cores that cost 7 ms of every

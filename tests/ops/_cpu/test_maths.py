@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from ssmlab.ops.selective_scan.cpu.maths import exp, expm1_base2, log1p_unit, product_error, turn
+from ssmlab.ops._cpu.maths import exp, expm1_base2, log1p_unit, product_error, turn
 
 DTYPES = [np.float32, np.float64]
 
