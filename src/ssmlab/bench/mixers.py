@@ -54,6 +54,7 @@ def _makers(channels: int, longest: int) -> dict[str, Callable[[], nn.Module]]:
         "long-conv": lambda: LongConv(filters, channels),
         "hyena": lambda: Hyena(HyenaConfig(long_conv=filters), channels),
         "h3": lambda: H3(H3Config(), channels),
+        "h3-heads": lambda: H3(H3Config(head_dim=min(head, 8)), channels),
         "attention": lambda: Attention(attention, channels),
         "fft-conv": lambda: _Filter(channels, longest, fft_conv),
         "fft-plain": lambda: _Filter(channels, longest, _plain_fft_conv),

@@ -18,6 +18,7 @@ from ssmlab.models.config import LanguageModelConfig
 from ssmlab.models.language_model import LanguageModel
 from ssmlab.training.config import TrainingConfig
 from ssmlab.training.device import peak_memory_bytes, reset_peak_memory, select_device, uses_bf16
+from ssmlab.training.graph import ORDINARY_CALLS, GraphedStep
 from ssmlab.training.optim import build_optimizer
 
 WARMUP = 3  # steps before the clock: kernels are compiled, the allocator finds its sizes
@@ -46,8 +47,7 @@ class Step:
     bf16: bool
     optimizer: torch.optim.Optimizer
     loss: Callable[[Tensor, Tensor], Tensor]
-    graph: torch.cuda.CUDAGraph | None = None
-    ids: Tensor | None = None  # what the graph reads
+    graph: GraphedStep | None = None
 
     @classmethod
     def build(
@@ -87,37 +87,32 @@ class Step:
     def run(self) -> None:
         """Forward, backward, clipping and the optimiser."""
         if self.graph is None:
-            self.optimizer.zero_grad(set_to_none=True)
-            self._gradients()
+            self._update(self.tokens())
         else:
-            assert self.ids is not None
-            self.ids.copy_(self.tokens())
-            self.graph.replay()
-        self.optimizer.step()
+            self.graph(self._update, self.tokens())
 
     def record(self) -> None:
-        """Record all but the optimiser as a CUDA graph, which ``run`` replays from then on.
+        """Run as a CUDA graph from now on, as training does on a GPU.
 
-        Where a batch is small, Python takes longer to launch kernels than the GPU to run them.
+        Raises:
+            ConfigError: the step cannot be recorded.
         """
-        self.ids = self.tokens()
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            for _ in range(WARMUP):
-                self.optimizer.zero_grad(set_to_none=True)
-                self._gradients(self.ids)
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        # Gradients made while recording lie where every replay writes them anew.
-        self.optimizer.zero_grad(set_to_none=True)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._gradients(self.ids)
-        self.graph = graph
+        self.graph = GraphedStep(self.device)
+        for _ in range(ORDINARY_CALLS + 1):
+            self.run()
+        if self.graph.failure is not None:
+            raise ConfigError(
+                f"the step cannot be recorded as a CUDA graph ({self.graph.failure}); leave out "
+                "--cuda-graph"
+            )
 
-    def _gradients(self, ids: Tensor | None = None) -> None:
-        self.forward(ids).backward()
+    def _update(self, ids: Tensor) -> tuple[Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.forward(ids)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return (loss.detach(),)
 
     def synchronize(self) -> None:
         """Wait for the device."""

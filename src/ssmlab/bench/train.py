@@ -40,7 +40,7 @@ def run(
         precision: "auto", "fp32" or "bf16".
         memory_limit_gb: see ``batch_size``; gigabytes of 10^9 bytes, as torch counts its tensors.
         compiled: torch.compile the loss.
-        cuda_graph: replay forward and backward as a CUDA graph.
+        cuda_graph: replay the step as a CUDA graph, as training does.
 
     Raises:
         ConfigError: an unknown model or device, a model that does not fit the limit, or a CUDA

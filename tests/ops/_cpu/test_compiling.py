@@ -19,6 +19,7 @@ from ssmlab.ops.selective_scan.cpu import kernels as scan
 
 SRC = Path(compiling.__file__).parents[2]
 SHARED = ("ops/_cpu/compiling.py", "ops/_cpu/maths.py")
+INTRINSICS = "ops/_cpu/intrinsics.py"
 SCAN = ("kernels", "chunk", "recurrence_complex", "recurrence_real", "tile")
 SCAN_FILES = tuple(f"ops/selective_scan/cpu/{name}.py" for name in SCAN)
 CONVOLUTION_FILES = tuple(f"ops/causal_conv1d/{name}.py" for name in ("kernels", "elements"))
@@ -67,11 +68,11 @@ def test_stored_code_is_found_until_a_source_changes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("kernel", "own"),
     [
-        (scan.forward, SCAN_FILES),
-        (scan.backward, SCAN_FILES),
+        (scan.forward, (SCAN_FILES[0], INTRINSICS, *SCAN_FILES[1:])),
+        (scan.backward, (SCAN_FILES[0], INTRINSICS, *SCAN_FILES[1:])),
         (convolution.forward, CONVOLUTION_FILES),
         (convolution.backward, CONVOLUTION_FILES),
-        (decoder.decode, DECODER_FILES),
+        (decoder.decode, (DECODER_FILES[0], INTRINSICS, *DECODER_FILES[1:])),
     ],
 )
 def test_sources_of_the_kernels(kernel: Any, own: tuple[str, ...]) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssmlab.ops import _cuda
+from ssmlab.ops.selective_scan import selective_scan
 from ssmlab.ops.selective_scan.reference import scan_reference
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
@@ -31,6 +33,17 @@ class Case:
     def args(self) -> tuple[Any, ...]:
         """The arguments in the operator's order, without the switches."""
         return tuple(self.tensors[name] for name in NAMES)
+
+
+def scan(case: Case, backend: str = "cuda") -> tuple[list[Tensor], Tensor, Tensor]:
+    """The arguments that are there, as leaves of a graph, in the operator's order; y; last state."""
+    args = [None if t is None else t.detach().requires_grad_() for t in case.args]
+    u, delta, A, B, C, D, z, bias, state = args
+    y, last = selective_scan(
+        u, delta, A, B, C, D, z, bias, case.softplus, state,
+        return_last_state=True, cu_seqlens=case.cu_seqlens, backend=backend,
+    )  # fmt: skip
+    return [t for t in args if t is not None], y, last
 
 
 def make_case(
@@ -101,6 +114,20 @@ def make_case(
     )
 
 
+def turned(x: Tensor) -> Tensor:
+    """The same (B, L, D) numbers, in memory as (B, D, L)."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def time_case(*args: Any, names: tuple[str, ...] = ("u", "delta", "z"), **kwargs: Any) -> Case:
+    """``make_case`` with the tensors ``names`` turned."""
+    case = make_case(*args, **kwargs)
+    for name in names:
+        x = case.tensors[name]
+        case.tensors[name] = None if x is None else turned(x)
+    return case
+
+
 def reference(case: Case, grad_y: Tensor, grad_last: Tensor | None) -> tuple[Tensor, ...]:
     """y, last state and gradients in float64, on the CPU and by plain torch."""
 
@@ -128,3 +155,35 @@ def error(got: Tensor, expected: Tensor) -> float:
     got = got.detach().to("cpu", expected.dtype)
     assert got.shape == expected.shape
     return float((got - expected).norm() / expected.norm().clamp_min(1e-30))
+
+
+def run(case: Case, grad_y: Tensor, grad_last: Tensor | None) -> tuple[Tensor, ...]:
+    """y, the last state and the gradients of all tensors that are there."""
+    leaves, y, last = scan(case)
+    outputs, seeds = (y,), (grad_y.to(y.dtype),)
+    if grad_last is not None:
+        outputs, seeds = (y, last), (*seeds, grad_last.to(last.dtype))
+    grads = torch.autograd.grad(outputs, leaves, seeds)
+    return (y.detach(), last.detach(), *grads)
+
+
+def compare(case: Case, dtype: torch.dtype, with_last: bool = True) -> None:
+    """Compare y, the last state and all gradients with float64."""
+    u, A = case.tensors["u"], case.tensors["A"]
+    assert u is not None
+    assert A is not None
+    generator = torch.Generator("cuda").manual_seed(7)
+    grad_y = torch.randn(u.shape, generator=generator, device="cuda").to(u.dtype)
+    sequences = u.shape[0] if case.cu_seqlens is None else case.cu_seqlens.shape[0] - 1
+    grad_last = None
+    if with_last:
+        kind = torch.complex64 if A.is_complex() else torch.float32
+        grad_last = torch.randn(sequences, *A.shape, generator=generator, device="cuda", dtype=kind)
+    launched = _cuda.launch_count()
+    got = run(case, grad_y, grad_last)
+    assert _cuda.launch_count() > launched
+    expected = reference(case, grad_y, grad_last)
+    names = ["y", "last", *(n for n in NAMES if case.tensors[n] is not None)]
+    errors = {n: error(g, e) for n, g, e in zip(names, got, expected, strict=True)}
+    wrong = {n: e for n, e in errors.items() if not e < TOLERANCE[dtype]}
+    assert not wrong, f"relative errors {wrong} of {errors}"

@@ -8,55 +8,13 @@ from ssmlab.ops import _cuda
 from ssmlab.ops.selective_scan import selective_scan
 from ssmlab.ops.selective_scan.cuda import fast
 from ssmlab.ops.selective_scan.cuda.plan import BackwardPlan, ForwardPlan
-from tests.ops.selective_scan.cuda_cases import NAMES, TOLERANCE, Case, error, make_case, reference
+from tests.ops.selective_scan.cuda_cases import compare, make_case, run
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.usefixtures("poison"),
     pytest.mark.skipif(_cuda.unavailable_reason() is not None, reason="no CUDA kernels here"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def poison():
-    """Fills what torch.empty returns with NaN, so that an element left out shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def run(case: Case, grad_y: Tensor, grad_last: Tensor | None) -> tuple[Tensor, ...]:
-    args = [None if t is None else t.detach().requires_grad_() for t in case.args]
-    u, delta, A, B, C, D, z, bias, state = args
-    y, last = selective_scan(
-        u, delta, A, B, C, D, z, bias, case.softplus, state,
-        return_last_state=True, cu_seqlens=case.cu_seqlens, backend="cuda",
-    )  # fmt: skip
-    outputs, seeds = (y,), (grad_y.to(y.dtype),)
-    if grad_last is not None:
-        outputs, seeds = (y, last), (*seeds, grad_last.to(last.dtype))
-    grads = torch.autograd.grad(outputs, [t for t in args if t is not None], seeds)
-    return (y.detach(), last.detach(), *grads)
-
-
-def compare(case: Case, dtype: torch.dtype, with_last: bool = True) -> None:
-    u, A = case.tensors["u"], case.tensors["A"]
-    assert u is not None
-    assert A is not None
-    generator = torch.Generator("cuda").manual_seed(7)
-    grad_y = torch.randn(u.shape, generator=generator, device="cuda").to(u.dtype)
-    sequences = u.shape[0] if case.cu_seqlens is None else case.cu_seqlens.shape[0] - 1
-    grad_last = None
-    if with_last:
-        kind = torch.complex64 if A.is_complex() else torch.float32
-        grad_last = torch.randn(sequences, *A.shape, generator=generator, device="cuda", dtype=kind)
-    launched = _cuda.launch_count()
-    got = run(case, grad_y, grad_last)
-    assert _cuda.launch_count() > launched
-    expected = reference(case, grad_y, grad_last)
-    names = ["y", "last", *(n for n in NAMES if case.tensors[n] is not None)]
-    errors = {n: error(g, e) for n, g, e in zip(names, got, expected, strict=True)}
-    wrong = {n: e for n, e in errors.items() if not e < TOLERANCE[dtype]}
-    assert not wrong, f"relative errors {wrong} of {errors}"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -85,8 +43,27 @@ def test_without_the_optional_parts(softplus: bool, extras: bool) -> None:
     compare(case, torch.bfloat16, with_last=extras)
 
 
+CONSTANT = ["constant constant", "constant group", "step constant"]
+
+
+@pytest.mark.parametrize("kinds", CONSTANT)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("length", "channels"), [(1, 200), (33, 6), (200, 96)])
+def test_constant_factors(kinds: str, dtype: torch.dtype, length: int, channels: int) -> None:
+    B, C = kinds.split()
+    compare(make_case(length=length, channels=channels, B=B, C=C, dtype=dtype), dtype)
+
+
+@pytest.mark.parametrize("states", [1, 2, 3, 8, 17, 32, 64])
+def test_states_of_constant_factors(states: int) -> None:
+    for kinds in CONSTANT:
+        B, C = kinds.split()
+        case = make_case(states=states, channels=40, B=B, C=C, dtype=torch.bfloat16)
+        compare(case, torch.bfloat16)
+
+
 @pytest.mark.parametrize("complex_A", [False, True])
-@pytest.mark.parametrize("kinds", ["constant constant", "constant group", "step constant"])
+@pytest.mark.parametrize("kinds", CONSTANT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_general(complex_A: bool, kinds: str, dtype: torch.dtype) -> None:
     B, C = kinds.split()
@@ -115,9 +92,9 @@ def test_packed(complex_A: bool, bounds: list[int]) -> None:
 
 # Layouts the plans choose for other sizes or GPUs, with time split into short chunks.
 FORWARD = [
-    ForwardPlan(4, 1, 4, 4, 16, 2, 2, 64),
-    ForwardPlan(2, 2, 2, 2, 16, 3, 2, 32),
-    ForwardPlan(1, 4, 1, 2, 16, 1, 2, 96),
+    ForwardPlan(4, 1, 4, 4, 2, 2, 64),
+    ForwardPlan(2, 2, 2, 2, 3, 2, 32),
+    ForwardPlan(1, 4, 1, 2, 1, 2, 96),
 ]
 BACKWARD = [BackwardPlan(1, 4, 8, 2, 0, 0, 2, 64), BackwardPlan(1, 4, 8, 1, 0, 0, 1, 32)]
 
@@ -128,10 +105,12 @@ def test_split_time(
     forward: ForwardPlan, bounds: list[int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast.plans, "plan_forward", lambda *_: forward)
-    case = make_case(1 if bounds else 2, 301, 40, bounds=bounds)
     for backward in BACKWARD:
         monkeypatch.setattr(fast.plans, "plan_backward", lambda *_, plan=backward: plan)
-        compare(case, torch.float32)
+        for kinds in ("step step", *CONSTANT):
+            B, C = kinds.split()
+            case = make_case(1 if bounds else 2, 301, 40, bounds=bounds, B=B, C=C)
+            compare(case, torch.float32)
 
 
 @pytest.mark.parametrize("layout", ["channels first", "slices", "expanded delta", "odd offset"])

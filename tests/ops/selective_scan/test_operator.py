@@ -113,6 +113,33 @@ def test_fake_tensors_with_offsets() -> None:
     assert last.shape == (2, 4, 2)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "along_time"),
+    [
+        ((2, 8, 12, 4), True),
+        ((2, 8, 12, 16), True),
+        ((2, 9, 12, 4), False),
+        ((2, 8, 10, 4), False),
+        ((2, 8, 12, 3), False),
+        ((2, 8, 12, 68), False),
+    ],
+)
+def test_on_a_gpu_the_output_lies_in_memory_as_u(
+    sizes: tuple[int, int, int, int], along_time: bool
+) -> None:
+    batch, length, channels, states = sizes
+    kind = {"device": "meta"}
+    u = torch.empty(batch, channels, length, **kind).transpose(1, 2)
+    A, B = torch.empty(channels, states, **kind), torch.empty(batch, length, states, **kind)
+    for given, expected in ((u, along_time), (u.contiguous(), False)):
+        y = torch.ops.ssmlab.selective_scan(
+            given, u, A, B, B, None, None, None, None, None, True, False, "cuda"
+        )[0]
+        assert y.shape == u.shape
+        assert y.transpose(1, 2).is_contiguous() is expected
+        assert y.is_contiguous() is not expected
+
+
 @pytest.mark.parametrize("n", [1, 16, 17, 64, 200])
 def test_what_is_kept_is_bounded_by_u(n: int) -> None:
     chunk = operator.chunk_length(n)

@@ -5,6 +5,7 @@ import warnings
 
 import torch
 
+from ssmlab.ops._constants import constant_when_compiled
 from ssmlab.ops._cuda import vendor
 from ssmlab.ops._cuda.compile import compiler_version
 
@@ -13,7 +14,7 @@ _INSTALL = "install it with: pip install 'ssmlab[gpu]'"
 _warned: set[str] = set()
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def unavailable_reason(index: int | None = None) -> str | None:
     """Why kernels cannot run on CUDA device ``index`` (None: the current one); None if they can."""
     reason = _device_reason(index)
@@ -54,7 +55,7 @@ def _compiler_reason() -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def warn_once(operator: str, reason: str) -> None:
     """Warn, once a process and reason, that an operator falls back to plain PyTorch on the GPU."""
     if reason not in _warned:

@@ -6,6 +6,7 @@ Shape letters: B batch, L length, D channels, W width (taps).
 import torch
 from torch import Tensor
 
+from ssmlab.ops._constants import constant_when_compiled
 from ssmlab.ops._cuda import unavailable_reason, warn_once
 from ssmlab.ops.causal_conv1d.reference import accumulation_dtype
 
@@ -52,7 +53,7 @@ def choose_backend(
     return backend
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def cpu_backend_error() -> str | None:
     """None when the Numba backend can run, else the reason why not. Imports Numba."""
     try:

@@ -1,4 +1,4 @@
-"""Causal convolution with a filter as long as the sequence, through the FFT."""
+"""Causal convolution with a filter as long as the sequence: by the FFT or products of matrices."""
 
 from ssmlab.ops.fft_conv.api import fft_conv
 from ssmlab.ops.fft_conv.reference import fft_conv_reference

@@ -1,14 +1,10 @@
-"""The causal convolution with a long filter, in O(L log L), with little memory of its own.
+"""The causal convolution with a long filter: arguments checked, and the way to compute it chosen.
 
-Shapes: B batch, L length, D channels, T taps, F frequencies.
+Shapes: B batch, L length, D channels, T taps.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from ssmlab.ops._checks import (
     REAL_DTYPES,
@@ -18,20 +14,32 @@ from ssmlab.ops._checks import (
     check_shape,
     check_tensor,
 )
+from ssmlab.ops._filters import with_skip
+from ssmlab.ops._products import is_narrow
+from ssmlab.ops.fft_conv.fft import conv_by_fft
+from ssmlab.ops.fft_conv.products import conv_by_products
 
 _NAME = "fft_conv"
-# Spectra are made for a block of channels at a time, so that each takes about this much and no more.
-# On a CPU that is also what stays in the cache: 16 MB took twice the time of 2 MB.
-_BLOCK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}
+# Where products of matrices on a GPU take less time than transforms, measured on an H100
+# (docs/log.md): up to so many steps, and from so many elements (b, t, d) on, below which starting a
+# few dozen products takes longer than the few transforms.
+_LONGEST = 512
+_LEAST = 1 << 23
 
 
 def fft_conv(u: Tensor, k: Tensor, D: Tensor | None = None) -> Tensor:
     """y[b, t, d] = sum over j <= t of k[d, j] * u[b, t - j, d], plus D[d] * u[b, t, d].
 
-    Spectra are of float32 (float64 if u, k or D is), whatever the inputs are; the transform is long
-    enough that nothing wraps around. Only u and k are kept for the backward pass, which makes their
-    spectra again; spectra exist for one block of channels at a time. Differentiable once
-    (``fft_conv_reference`` more often); deterministic.
+    Two ways to compute it. Through the FFT: spectra are of float32 (float64 if u, k or D is),
+    whatever the inputs are; the transform is long enough that nothing wraps around. As products
+    with Toeplitz matrices: on CUDA for bfloat16 or float16 u (k and D not float64) of at
+    most 512 steps and at least 2^23 elements. Then k is rounded to u's dtype, as the
+    weights of a convolution are under autocast; sums are of float32, the gradients of k and D
+    are those sums, D is not rounded, and D * u is added to the convolution rounded to u's dtype.
+
+    Only u, k and D are kept for the backward pass, which makes spectra or matrices again; these
+    exist for one block of channels at a time. Differentiable once (``fft_conv_reference`` more
+    often); deterministic.
 
     Args:
         u: (B, L, D), float32, float64, bfloat16 or float16; strides are free.
@@ -67,70 +75,12 @@ def fft_conv(u: Tensor, k: Tensor, D: Tensor | None = None) -> Tensor:
         dtype = torch.promote_types(dtype, D.dtype)
     check_device(_NAME, u.device, k=k, D=D)
     taps = k[:, : u.shape[1]].to(dtype)
-    if D is not None:  # the skip is a filter of one tap
-        taps = taps + F.pad(D.to(dtype)[:, None], (0, taps.shape[1] - 1))
-    return _FFTConv.apply(u, taps)
+    if is_narrow(u, dtype) and _products_win(*u.shape):
+        return conv_by_products(u, taps, None if D is None else D.to(dtype))
+    if D is not None:
+        taps = with_skip(taps, D)
+    return conv_by_fft(u, taps)
 
 
-class _FFTConv(torch.autograd.Function):
-    """The convolution proper: u (B, L, D) of any dtype, taps (D, T <= L) of the computing dtype."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, taps: Tensor) -> Tensor:
-        ctx.save_for_backward(u, taps)
-        length = u.shape[1]
-        size = transform_length(length + taps.shape[1] - 1)
-        y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-        for block in _blocks(u, size, taps.dtype):
-            spectrum = torch.fft.rfft(u[:, :, block].to(taps.dtype), n=size, dim=1)
-            spectrum *= torch.fft.rfft(taps[block].t(), n=size, dim=0)
-            y[:, :, block] = torch.fft.irfft(spectrum, n=size, dim=1)[:, :length]
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # type: ignore[override]
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
-        (grad,) = grad_outputs
-        u, taps = ctx.saved_tensors
-        length, count = u.shape[1], taps.shape[1]
-        size = transform_length(length + count - 1)
-        need_u, need_taps = ctx.needs_input_grad
-        grad_u = torch.empty(u.shape, dtype=u.dtype, device=u.device) if need_u else None
-        grad_taps = torch.empty_like(taps) if need_taps else None
-        for block in _blocks(u, size, taps.dtype):
-            of_grad = torch.fft.rfft(grad[:, :, block].to(taps.dtype), n=size, dim=1)
-            # Correlations: with the size above, negative lags wrap to where nothing is read.
-            if grad_taps is not None:
-                of_u = torch.fft.rfft(u[:, :, block].to(taps.dtype), n=size, dim=1)
-                of_u = (of_u.conj_physical_() * of_grad).sum(0)
-                grad_taps[block] = torch.fft.irfft(of_u, n=size, dim=0)[:count].t()
-            if grad_u is not None:
-                of_grad *= torch.fft.rfft(taps[block].t(), n=size, dim=0).conj_physical_()
-                grad_u[:, :, block] = torch.fft.irfft(of_grad, n=size, dim=1)[:, :length]
-        return grad_u, grad_taps
-
-
-def _blocks(u: Tensor, size: int, dtype: torch.dtype) -> list[slice]:
-    """Blocks of channels whose spectra take about ``_BLOCK_BYTES``; 16 channels at least, so that
-    the strided transform uses whole cache lines."""
-    batch, _, channels = u.shape
-    budget = _BLOCK_BYTES.get(u.device.type, 1 << 26)
-    width = max(16, budget // (batch * size * dtype.itemsize))
-    return [slice(start, start + width) for start in range(0, channels, width)]
-
-
-def transform_length(least: int) -> int:
-    """The smallest even number >= ``least`` without prime factors above 5: fast, and short."""
-    best = 1 << max(1, (least - 1).bit_length())
-    five = 1
-    while five < best:
-        three = five
-        while three < best:
-            two = max(2, 1 << max(0, (-(-least // three) - 1).bit_length()))
-            if two * three >= least:
-                best = min(best, two * three)
-            three *= 3
-        five *= 5
-    return best
+def _products_win(batch: int, length: int, channels: int) -> bool:
+    return length <= _LONGEST and batch * length * channels >= _LEAST

@@ -5,7 +5,8 @@ Shapes: B batch, L length, D channels, T taps.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from ssmlab.ops._filters import toeplitz_matrix
 
 
 def fft_conv_reference(u: Tensor, k: Tensor, D: Tensor | None = None) -> Tensor:
@@ -19,9 +20,7 @@ def fft_conv_reference(u: Tensor, k: Tensor, D: Tensor | None = None) -> Tensor:
     """
     length = u.shape[1]
     dtype = torch.promote_types(torch.promote_types(u.dtype, k.dtype), torch.float32)
-    taps = k.to(dtype)[:, :length]
-    taps = F.pad(taps, (length - 1, length - taps.shape[1]))  # k at -(L-1) ... L-1
-    toeplitz = taps.unfold(1, length, 1).flip(2)  # row t, column s: k at t - s
+    toeplitz = toeplitz_matrix(k.to(dtype)[:, :length], length)
     y = torch.einsum("dts,bsd->btd", toeplitz, u.to(dtype))
     if D is not None:
         y = y + D.to(dtype) * u.to(dtype)

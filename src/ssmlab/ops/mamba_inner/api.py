@@ -17,6 +17,7 @@ from ssmlab.ops._checks import (
     check_tensor,
     shape_text,
 )
+from ssmlab.ops._constants import constant_when_compiled
 from ssmlab.ops.mamba_inner import operator
 from ssmlab.ops.mamba_inner.passes import Weights
 from ssmlab.ops.selective_scan.backends import choose_backend
@@ -25,7 +26,7 @@ _NAME = "mamba_inner"
 RECOMPUTE = ("inputs", "scan")
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def inner_backend(device: torch.device, dtype: torch.dtype, asked: str | None = None) -> str | None:
     """The compiled backend that the fused block runs on, None where there is none.
 

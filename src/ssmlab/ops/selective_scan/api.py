@@ -115,7 +115,7 @@ def selective_scan(
 
     Returns:
         y (B, L, D) in u's dtype; with ``return_last_state`` also the last state (B or S, D, N) in
-        float32, float64 or complex.
+        float32, float64 or complex. On a GPU y mostly lies in memory as u does (docs/gpu.md).
 
     Raises:
         ValueError: shapes, dtypes, devices or the backend do not fit.

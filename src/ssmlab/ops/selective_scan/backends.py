@@ -5,6 +5,7 @@ from types import ModuleType
 
 import torch
 
+from ssmlab.ops._constants import constant_when_compiled
 from ssmlab.ops._cuda import unavailable_reason, warn_once
 
 NAMES = ("reference", "cpu", "cuda")
@@ -20,7 +21,7 @@ def _load_cpu() -> ModuleType | str:
     return cpu
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _cpu_problem() -> str | None:
     """Why the cpu backend does not work, or None; for torch.compile a constant, not looked into."""
     loaded = _load_cpu()

@@ -109,10 +109,12 @@ def _forward_fake(
 
         tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
         shape = cuda.kept_shape(*tensors, cu_seqlens, save)
+        y = cuda.new_output(*tensors, cu_seqlens)
     else:
         shape = kept_shape(u, A, cu_seqlens, save)
+        y = u.new_empty(u.shape)
     kept = u.new_empty(shape, dtype=dtype)
-    return u.new_empty(u.shape), last, kept
+    return y, last, kept
 
 
 @torch.library.custom_op("ssmlab::selective_scan_backward", mutates_args=())
@@ -156,6 +158,10 @@ def _backward_fake(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    if backend == "cuda":
+        from ssmlab.ops.selective_scan import cuda
+
+        return cuda.new_gradients(*tensors, cu_seqlens)  # type: ignore[return-value]
     return tuple(  # type: ignore[return-value]
         u.new_empty(0) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
         for t in tensors

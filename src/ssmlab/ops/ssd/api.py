@@ -1,4 +1,5 @@
-"""The chunked matrix form of SSD, in plain torch: any device, any number of derivatives.
+"""The chunked matrix form of SSD in torch, for any device: plain, with any number of derivatives, and
+for 16-bit numbers through an operator.
 
 Shapes: B batch, L length, H heads, P channels of a head, G groups of heads, N state, T steps of a
 chunk.
@@ -18,6 +19,7 @@ from ssmlab.ops._checks import (
     check_shape,
     check_tensor,
 )
+from ssmlab.ops.ssd import operator
 
 _NAME = "ssd"
 
@@ -65,6 +67,11 @@ def ssd(
     Within a chunk the outputs are one masked matrix product, as in linear attention; between chunks
     the state goes on, once a chunk. Sums are kept in float32 (float64 if x is).
 
+    With x in bfloat16 or float16, matrix products on a GPU take operands of that type, decays and the
+    recurrence between chunks are in float32, the backward pass makes the chunks' matrices again from
+    the inputs and the states between chunks, and there is a first derivative only. Otherwise there is
+    any number of them.
+
     Args:
         x: (B, L, H, P). delta: (B, L, H), positive. A: (H,), negative.
         B, C: (B, L, G, N), G dividing H. D: (H,) or None.
@@ -83,6 +90,21 @@ def ssd(
     _check(x, delta, A, B, C, D, initial_state)
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"{_NAME}: chunk_size: expected a whole number >= 1, got {chunk_size!r}")
+    run = operator.run if x.dtype in (torch.bfloat16, torch.float16) else _plain
+    y, last = run(x, delta, A, B, C, D, initial_state, chunk_size)
+    return (y, last) if return_last_state else y
+
+
+def _plain(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_state: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor]:
     batch, length, heads, width = x.shape
     groups = B.shape[2]
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -127,8 +149,7 @@ def ssd(
     y = y.reshape(batch, chunks * steps, heads, width)[:, :length]
     if D is not None:
         y = y + D.to(dtype)[:, None] * x.to(dtype)
-    y = y.to(x.dtype)
-    return (y, h.flatten(1, 2)) if return_last_state else y
+    return y.to(x.dtype), h.flatten(1, 2)
 
 
 def ssd_update(

@@ -175,7 +175,7 @@ __device__ __forceinline__ void store_two(float* p, float2 v, int valid) {
 }
 
 // Copies that run while the thread goes on (4, 8 or 16 bytes; FULL: always, else zeros where
-// `wanted` is false), and the wait for all of this thread's.
+// `wanted` is false).
 template <int SIZE, bool FULL>
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool wanted) {
   const u32 to = u32(__cvta_generic_to_shared(shared));
@@ -194,7 +194,6 @@ template <int LATER>
 __device__ __forceinline__ void wait_copy_groups() {
   asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
 }
-__device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // ---- matrix products ---------------------------------------------------------------------------
 

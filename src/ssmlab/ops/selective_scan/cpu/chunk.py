@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssmlab.ops._cpu.compiling import inline
+from ssmlab.ops._cpu.intrinsics import LINE, prefetch, prefetch_to_write
 from ssmlab.ops.selective_scan.cpu.tile import (
     Array,
     Gradients,
@@ -22,8 +23,6 @@ from ssmlab.ops.selective_scan.cpu.tile import (
     load,
     load_constants,
     load_vector,
-    prefetch,
-    prefetch_to_write,
     step_size,
     step_size_backward,
     store,
@@ -40,7 +39,6 @@ GY = 5 * W  # the gradient of y before the gate
 GATE = 6 * W  # what times y is the gradient of z
 GDU = 7 * W
 GDL = 8 * W
-_LINE = 16  # elements of a cache line, if they are float32
 FORWARD_COLUMNS, BACKWARD_COLUMNS = 5, 9
 
 
@@ -113,7 +111,7 @@ def _load_rows(
 def _ask_for(source: Array, strides: Array, b: int, t: int, d0: int) -> None:
     if source.size > 0:
         start = b * strides[0] + t * strides[1] + d0 * strides[2]
-        for d in range(0, W, _LINE):
+        for d in range(0, W, LINE):
             prefetch(source, start + d * strides[2])
 
 
@@ -132,7 +130,7 @@ def ask_for_row(x: Inputs, place: Place, i: int) -> None:
     start = (place.batch * x.length + t) * x.constants.shape[2] + place.channel
     for out in x.written:
         if out.size > 0:
-            for d in range(0, W, _LINE):
+            for d in range(0, W, LINE):
                 prefetch_to_write(out, start + d)
 
 

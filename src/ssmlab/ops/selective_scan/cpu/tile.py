@@ -11,10 +11,8 @@ that they do not overlap. It gives up on a loop that would need more than eight 
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy.typing as npt
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
 from ssmlab.ops._cpu.compiling import expand, expand_sum, inline
 from ssmlab.ops._cpu.maths import exp, expm1_base2, log1p_unit
@@ -89,47 +87,6 @@ def _with_own(value, own, i):
     if isinstance(own, types.NoneType):
         return lambda value, own, i: value
     return lambda value, own, i: value + own[i]
-
-
-def _make_prefetch(to_write: int) -> Any:
-    @intrinsic
-    def prefetch(typingctx, array, index):
-        """Ask for array[index] to be brought near; an index outside of the array does no harm."""
-
-        def codegen(context, builder, signature, args):
-            kind = signature.args[0]
-            data = context.make_array(kind)(context, builder, args[0]).data
-            address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-            word = ir.IntType(32)
-            function = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(ir.VoidType(), [address.type, word, word, word]),
-                "llvm.prefetch.p0",
-            )
-            # To the second-level cache, data.
-            builder.call(function, [address, word(to_write), word(2), word(1)])
-            return context.get_dummy_value()
-
-        return types.void(array, types.intp), codegen
-
-    return prefetch
-
-
-prefetch, prefetch_to_write = _make_prefetch(0), _make_prefetch(1)
-
-
-@intrinsic
-def _take(typingctx, counter):
-    """Add 1 to counter[0] and return what it was, in one step for all threads."""
-
-    def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return builder.atomic_rmw("add", data, ir.IntType(64)(1), "monotonic")
-
-    return types.int64(counter), codegen
-
-
-take: Any = _take  # called with the counter, an array of int64
 
 
 @expand

@@ -1,10 +1,11 @@
-"""Tensors as the kernels take them: one element type, channels (or states) contiguous.
+"""Tensors as the kernels take them: one element type, channels (states) or time contiguous.
 
 Shapes: B batch, L length, D channels, N state, G groups, S sequences.
 """
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,7 @@ def is_fast(
 ) -> bool:
     """Whether the fast kernels take these: decided by shapes and dtypes alone."""
     dtype = compute_dtype(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    per_step = B.dim() > 2 and C.dim() > 2
-    if A.is_complex() or not per_step or dtype != torch.float32:
+    if A.is_complex() or dtype != torch.float32:
         return False
     limit = FAST_STATES
     if element_dtype(u, delta, B, C, z) == torch.float32 and not _much_shared(u.device.index):
@@ -53,8 +53,11 @@ def _much_shared(index: int | None) -> bool:
 
 
 def element_dtype(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Tensor | None) -> torch.dtype:
-    """The one dtype in which the fast kernels read and write: a common 16-bit one, or float32."""
-    dtypes = {t.dtype for t in (u, delta, B, C, z) if t is not None}
+    """The one dtype in which the fast kernels read and write: a common 16-bit one, or float32.
+
+    That of a constant B or C does not count: it is read as float32.
+    """
+    dtypes = {t.dtype for t in (u, delta, B, C, z) if t is not None and t.dim() > 2}
     return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
@@ -122,18 +125,79 @@ def checked_offsets(cu_seqlens: Tensor, length: int, device: torch.device) -> Te
     return offsets
 
 
-def rows(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """In this dtype, the last dimension contiguous; a copy only where needed.
+def rows(x: Tensor, dtype: torch.dtype, along_time: bool = False) -> Tensor:
+    """In this dtype, the last dimension contiguous (or time: ``time_rows``); copied only if need be.
 
     The kernels take a step between rows of up to 2^26 elements, so that 16 rows fit 32 bits.
     """
+    if along_time:
+        return time_rows(x, dtype)
     x = x.detach().to(dtype)
     return x if x.stride(-1) == 1 and x.stride(1) <= 1 << 26 else x.contiguous()
+
+
+def is_along_time(u: Tensor, A: Tensor, B: Tensor, C: Tensor, cu_seqlens: Tensor | None) -> bool:
+    """Whether the fast kernels read u, delta and z as rows along time, and write y so.
+
+    That is where u lies so, as (B, D, L), and its sizes let four steps be loaded at once. Decided by
+    sizes and the order of u's strides alone: tracing must come to the same answer.
+    """
+    groups = math.lcm(*(X.shape[2] if X.dim() == 4 else 1 for X in (B, C)))
+    length, channels = u.shape[1:]
+    multiples = length % 4 == 0 and channels % (4 * groups) == 0 and A.shape[1] % 4 == 0
+    return multiples and cu_seqlens is None and u.stride(1) == 1 and u.stride(2) != 1
+
+
+def is_backward_along_time(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    z: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> bool:
+    """The same of the fast backward kernels and of what they return as gradients of these.
+
+    Wide elements and many states would take more registers than there are: those are copied.
+    """
+    fits = A.shape[1] <= 16 and element_dtype(u, delta, B, C, z).itemsize == 2
+    return fits and is_along_time(u, A, B, C, cu_seqlens)
+
+
+def time_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """In this dtype, time contiguous and aligned for four elements; a copy only where needed."""
+    x = x.detach().to(dtype)
+    if x.stride(1) == 1 and _fits_four(x, (x.stride(0), x.stride(2))):
+        return x
+    return new_rows(x, x.dtype, along_time=True).copy_(x)
+
+
+def new_rows(like: Tensor, dtype: torch.dtype, along_time: bool) -> Tensor:
+    """An empty tensor (B, L, D), in memory so or, along time, as (B, D, L)."""
+    if not along_time:
+        return torch.empty(like.shape, dtype=dtype, device=like.device)
+    batch, length, channels = like.shape
+    shape = (batch, channels, length)
+    return torch.empty(shape, dtype=dtype, device=like.device).transpose(1, 2)
+
+
+def _fits_four(x: Tensor, strides: Iterable[int]) -> bool:
+    return x.data_ptr() % (4 * x.element_size()) == 0 and all(s % 4 == 0 for s in strides)
 
 
 def dense(x: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor | None:
     """In this dtype and contiguous; None stays None."""
     return None if x is None else x.detach().to(dtype).contiguous()
+
+
+def factor(x: Tensor, dtype: torch.dtype, aligned: bool = False) -> Tensor:
+    """B or C: rows of this dtype, or (D, N) in float32 where it is constant. ``aligned``: these, of a
+    multiple of four states, for loads of four elements."""
+    x = rows(x, dtype) if x.dim() > 2 else x.detach().to(torch.float32).contiguous()
+    if not aligned or _fits_four(x, x.stride()[:-1]):
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def is_aligned(sizes: Sizes, *tensors: Tensor | None) -> bool:

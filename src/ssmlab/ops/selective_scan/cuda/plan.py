@@ -15,14 +15,13 @@ _WHOLE = 1 << 40  # a chunk longer than any sequence: time is not split
 class ForwardPlan:
     """A block of the forward kernel: see forward.cuh for the letters.
 
-    ``chunk`` is the number of steps that one block walks; a multiple of ``TT``.
+    ``chunk`` is the number of steps that one block walks; a multiple of SEGMENT.
     """
 
     S: int
     WS: int
     WC: int
     PW: int
-    TT: int
     AHEAD: int
     min_blocks: int
     chunk: int = _WHOLE
@@ -37,18 +36,18 @@ class ForwardPlan:
         """Threads a block."""
         return 32 * (self.WS * self.WC + self.PW)
 
-    def shared(self, mode: int, element: int) -> int:
+    def shared(self, reverse: bool, element: int) -> int:
         """Bytes of shared memory a block for elements of so many bytes, as ForwardShape has it."""
         quads, n, feeders = 4 * self.WC, 4 * self.S * self.WS, 32 * self.PW
         floats = 4 * (2 * quads + 4) + 2 * n
-        if not mode:
+        if not reverse:  # outputs
             floats += 2 * (4 * self.WS * (2 * quads + 4) + (8 if quads == 4 else 0))
-        raw = 3 * self.TT * quads + 2 * feeders * -(-self.TT * n // 4 // feeders)
-        return 8 * self.TT * floats + (self.AHEAD + 2) * 4 * element * raw
+        raw = 3 * SEGMENT * quads + 2 * feeders * -(-SEGMENT * n // 4 // feeders)
+        return 8 * SEGMENT * floats + (self.AHEAD + 2) * 4 * element * raw
 
     def cpp(self) -> str:
         """Its template arguments."""
-        return f"{self.S}, {self.WS}, {self.WC}, {self.PW}, {self.TT}, {self.AHEAD}"
+        return f"{self.S}, {self.WS}, {self.WC}, {self.PW}, {self.AHEAD}"
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,7 @@ class BackwardPlan:
     def shared(self, element: int) -> int:
         """Bytes of shared memory a block for elements of so many bytes, as BackwardShape has it."""
         quads, warps, ct, feeders = 2 * self.WC, self.WS * self.WC, 8 * self.WC, self.threads // 2
-        half = quads if quads % 8 == 4 else quads + 4
-        stride = half + quads + (4 if quads % 8 == 4 else 0)
-        step = 4 * stride + 2 * ct + 32 * self.WS + 2 * self.WS * (ct + 8) + 36 * warps
+        step = 4 * (2 * quads + 4) + 2 * ct + 32 * self.WS + 2 * self.WS * (ct + 8) + 36 * warps
         floats = 2 * SEGMENT * step + warps * 4 * 144 + 8 * feeders + 2 * ct
         rows = max(1, SEGMENT * quads // feeders)
         u, others = 4 * rows * feeders, 16 * rows * feeders
@@ -117,20 +114,20 @@ def plan_forward(sizes: Sizes, device: Device, element: int) -> ForwardPlan:
     groups = sizes.sequences * -(-sizes.channels // 16)
     n = sizes.states
     if n > 32:
-        return _split(ForwardPlan(4, 4, 1, 2, 16, 2, 2), sizes, device)
+        return _split(ForwardPlan(4, 4, 1, 2, 2, 2), sizes, device)
     if n > 16:
-        return _split(ForwardPlan(4, 2, 2, 4, 16, 2, 2), sizes, device)
+        return _split(ForwardPlan(4, 2, 2, 4, 2, 2), sizes, device)
     if n > 8 and 0.45 * schedulers <= groups < 1.5 * schedulers:
-        return ForwardPlan(2, 2, 2, 4, 16, 2, 2)
+        return ForwardPlan(2, 2, 2, 4, 2, 2)
     S = 4 if n > 8 else (2 if n > 4 else 1)
     # Wide elements take twice the shared memory, so half the channels.
-    plan = ForwardPlan(S, 1, 4, 4, 16, 2, 2) if element == 2 else ForwardPlan(S, 1, 2, 2, 16, 2, 4)
+    plan = ForwardPlan(S, 1, 4, 4, 2, 2) if element == 2 else ForwardPlan(S, 1, 2, 2, 2, 4)
     return _split(plan, sizes, device)
 
 
 def _split(plan: ForwardPlan, sizes: Sizes, device: Device) -> ForwardPlan:
     wanted = plan.min_blocks * device.multiprocessors
-    return replace(plan, chunk=split_time(sizes, sizes.blocks(plan.channels), wanted))
+    return replace(plan, chunk=split_time(sizes, sizes.blocks(plan.channels), wanted, opened=1))
 
 
 def plan_backward(sizes: Sizes, device: Device, element: int) -> BackwardPlan:
@@ -150,17 +147,23 @@ def plan_backward(sizes: Sizes, device: Device, element: int) -> BackwardPlan:
     return replace(plan, chunk=split_time(sizes, blocks, wanted))
 
 
-def split_time(sizes: Sizes, blocks: int, wanted: int) -> int:
+def along_time(plan: BackwardPlan, device: Device) -> BackwardPlan:
+    """The same where tensors are (B, D, L): there too the assembler does not fit 16 steps."""
+    return replace(plan, WIN=min(plan.WIN, 8)) if device.capability >= (10, 0) else plan
+
+
+def split_time(sizes: Sizes, blocks: int, wanted: int, opened: int = 0) -> int:
     """Steps a chunk for about the wanted number of blocks; _WHOLE where time is not split.
 
     Splitting runs the recurrence once more, for the chunks' own states, so splitting in two gains
     nothing. How long packed sequences are is not known here: they count as equally long.
+    ``opened`` chunks of each sequence are done by then, beside the other chunks' states.
     """
     split = wanted // max(1, blocks * sizes.sequences)
     if split < 3:
         return _WHOLE
     steps = sizes.batch * sizes.length // sizes.sequences
-    return max(64, -(-steps // (32 * split)) * 32)
+    return max(64, -(-steps // (32 * (split + opened))) * 32)
 
 
 def all_plans(

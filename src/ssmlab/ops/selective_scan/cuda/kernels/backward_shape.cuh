@@ -4,7 +4,7 @@ struct BackwardParams {
   const void *u, *delta, *z, *B, *C, *dout, *y_pre;
   const float *A, *D, *bias, *kept, *chunk_state, *chunk_sum, *dlast;
   void *du, *ddelta, *dz;
-  float *dBC, *dA, *dD, *dbias, *dh0;
+  float *dBC, *dA, *fixed_dB, *fixed_dC, *dD, *dbias, *dh0;
   const i64* offsets;
   i64 u_b, u_t, delta_b, delta_t, z_b, z_t, B_b, B_t, B_g, C_b, C_t, C_g, dout_b, dout_t;
   i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks, rows;
@@ -38,7 +38,7 @@ struct IsFloat<float> {
   static constexpr bool value = true;
 };
 
-template <int WS, int WC, int AHEAD>
+template <int WS, int WC, int AHEAD, bool ALONG_TIME = false>
 struct BackwardShape {
   static constexpr int N = 16 * WS;
   static constexpr int CT = 8 * WC;
@@ -48,15 +48,19 @@ struct BackwardShape {
   static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
   static constexpr int STEP = 144;  // floats a step of a warp's parts: 32 x 4, padded
   static constexpr int RED = 36;    // floats a step of a warp's dB, dC: 2 x 16, padded
-  static constexpr int DX = TT * PairRows<QUADS>::STRIDE * 4;
-  static constexpr int DY = TT * PAIRS * 2;
+  // Along time rows are padded otherwise, since lanes take different steps; all in all to less memory.
+  using Rows = typename Select<ALONG_TIME, TimeRows<PAIRS>, PairRows<QUADS>>::Type;
+  static constexpr int DX = TT * Rows::STRIDE * 4;
+  static constexpr int DY_ROW = PAIRS + (ALONG_TIME ? 1 : 0);  // float2 a step
+  static constexpr int DY = TT * DY_ROW * 2;
   static constexpr int SLOPE = TT * CT;
   static constexpr int BC = TT * WS * 8 * 4;
-  static constexpr int SUM_STRIDE = CT + 8;  // float2 a step of sums over states, padded
+  static constexpr int SUM_STRIDE = CT + (ALONG_TIME && WS == 1 ? 10 : 8);  // float2 a step of sums over states, padded
   static constexpr int SUM = TT * WS * SUM_STRIDE * 2;
   static constexpr int REDUCE = WARPS * TT * RED;
   static constexpr int TILE = DX + DY + SLOPE + BC + SUM + REDUCE;  // floats, twice
   static constexpr int PART = WARPS * 4 * STEP;
+  static constexpr int ITEMS = TT * QUADS;  // of four elements each, one a thread
   static constexpr int ROW_STEP = FEEDERS / QUADS, ROWS = TT > ROW_STEP ? TT / ROW_STEP : 1;
   static constexpr int BC_ITEMS = TT * WS * 4, BC_STEPS = (BC_ITEMS + FEEDERS - 1) / FEEDERS;
   // Feeders copy AHEAD tiles ahead; u stays until the tile's gradients are stored.

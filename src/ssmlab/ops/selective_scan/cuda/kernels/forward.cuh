@@ -1,23 +1,32 @@
-// Forward scan, real A, B and C per step. Tensors (B, L, D), channels contiguous.
+// Forward scan, real A; B and C per step or, CONST_B and CONST_C, constant (D, N) in float. Tensors
+// (B, L, D), channels contiguous; or, ALONG_TIME, u, delta, z (dout) and y with time contiguous: their
+// strides "_t" are then those of channels, and forward_time.cuh does what follows from it.
 //
 // Two kinds of warps share a block. The first WS x WC warps run the recurrence: each owns 16 channels
 // x 4 S states, a lane channels 2g, 2g+1 (g = lane / 4) and S states. PW more warps feed them: time is
-// walked in tiles of TT steps, and while tile i is run, they put tile i + 1 into shared memory
-// (delta after softplus and delta u once per channel and step, B and C as float), add the lanes'
-// parts of y = sum_n C h of tile i - 1, gate and store them. One barrier a tile. What they need from
-// global memory is copied AHEAD tiles ahead, by each feeding thread for itself.
+// walked in tiles of 16 steps, and while tile i is run, they add the lanes' parts of y = sum_n C h of
+// tile i - 1, gate and store them, and put tile i + 1 into shared memory (delta after softplus and
+// delta u once per channel and step, B and C as float). What they need from global memory is copied
+// AHEAD tiles ahead, by each feeding thread for itself. Each kind waits for the other alone: who
+// runs, until a tile is staged; who feeds, until it is run.
 //
-// MODE 0: outputs. Where time is split it starts from the state in chunk_state, or (given chunk_sum) from
-// the own states of the chunks before it. MODE 1: only the chunk's last state from zero, and the sum of its deltas.
-// MODE 2: the same backwards in time for the gradient: carry = a (C dy + carry), from zero.
+// A pass over a chunk is one of three. OUTPUT: outputs, from the state in chunk_state, or (given
+// chunk_sum) from what the chunks before it left there. STATE: only the chunk's last state from zero,
+// and the sum of its deltas. REVERSE: the same backwards in time for the gradient: carry = a (C dy +
+// carry), from zero.
 
-template <typename T, int S, int WS, int WC, int PW, int TT, int AHEAD, int MODE, bool SOFTPLUS, bool GATE,
-          bool SAVE, bool ALIGNED, int MIN_BLOCKS>
-__global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(ForwardParams p) {
-  using F = ForwardShape<S, WS, WC, PW, TT, AHEAD>;
-  using Rows = PairRows<F::QUADS>;
+template <typename T, int S, int WS, int WC, int PW, int AHEAD, Pass PASS, bool SOFTPLUS, bool GATE,
+          bool SAVE, bool ALIGNED, bool CONST_B, bool CONST_C, bool ALONG_TIME>
+__device__ __forceinline__ void walk_chunk(const ForwardParams& p, const i64 item, const Span& span) {
+  static_assert(ALIGNED || !ALONG_TIME, "rows along time are read as wholes of four elements");
+  using F = ForwardShape<S, WS, WC, PW, AHEAD, ALONG_TIME>;
+  using Rows = typename F::Rows;
   using Raw = typename Quad<T>::Raw;
-  constexpr bool REVERSE = MODE == 2, LOAD_Z = GATE && MODE != 1, OUTPUT = MODE == 0;
+  constexpr int TT = F::TT;
+  constexpr bool REVERSE = PASS == REVERSE_PASS, LOAD_Z = GATE && PASS != STATE_PASS;
+  constexpr bool OUTPUT = PASS == OUTPUT_PASS;
+  // What goes into the state is weighted by B; backwards in time, by C.
+  constexpr bool FIXED_IN = REVERSE ? CONST_C : CONST_B, FIXED_OUT = CONST_C;
 
   extern __shared__ __align__(16) float shared[];  // two of each, for odd and even tiles
   float4* s_dx = reinterpret_cast<float4*>(shared);              // [2][TT][STRIDE]
@@ -27,13 +36,11 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
   Raw* s_raw = reinterpret_cast<Raw*>(s_y + (OUTPUT ? F::Y : 0));  // [RING][RAW / FEEDERS][FEEDERS]
 
   const int tid = threadIdx.x;
-  const i64 item = blockIdx.x / p.blocks;
-  const Span span = find_span(item, p.offsets, p.sequences, p.length, p.chunk);
-  if (span.empty) return;
   const Channels ch = find_channels(blockIdx.x % p.blocks, p.segment, F::CT);
   const i64 D = p.channels;
   const int N = int(p.states);
   const int steps = int(span.to - span.from), tiles = (steps + TT - 1) / TT;
+  const bool opening = span.from == span.begin;  // the sequence's first chunk
   const bool whole = ALIGNED && ch.count == F::CT && N == F::N;
   auto tile_start = [&](int i) { return (REVERSE ? tiles - 1 - i : i) * TT; };
 
@@ -43,7 +50,7 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
     const int ws = warp / WC, n0 = (ws * 4 + q) * S;
     const i64 d_lane = ch.first + 2 * pair;
     const int lane_valid = ch.count - 2 * pair;
-    float A[2][S], h[2][S], sum[2] = {0.f, 0.f};
+    float A[2][S], h[2][S], fixed_in[2][S], fixed_out[2][S], sum[2] = {0.f, 0.f};
 #pragma unroll
     for (int j = 0; j < 2; j++)
 #pragma unroll
@@ -52,14 +59,17 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
         const i64 d = d_lane + j;
         A[j][i] = real ? p.A[d * N + n0 + i] * LOG2E : 0.f;
         h[j][i] = 0.f;
+        if constexpr (FIXED_IN)
+          fixed_in[j][i] = real ? static_cast<const float*>(REVERSE ? p.C : p.B)[d * N + n0 + i] : 0.f;
+        if constexpr (OUTPUT && FIXED_OUT)
+          fixed_out[j][i] = real ? static_cast<const float*>(p.C)[d * N + n0 + i] : 0.f;
         if constexpr (OUTPUT) {
-          if (real && p.chunk_state != nullptr && p.chunk_sum == nullptr)
-            h[j][i] = p.chunk_state[(item * N + n0 + i) * D + d];
-          else if (real && p.h0 != nullptr) h[j][i] = p.h0[(span.sequence * D + d) * N + n0 + i];
+          if (real && opening) h[j][i] = p.h0 != nullptr ? p.h0[(span.sequence * D + d) * N + n0 + i] : 0.f;
+          else if (real && p.chunk_sum == nullptr) h[j][i] = p.chunk_state[(item * N + n0 + i) * D + d];
         }
       }
     if constexpr (OUTPUT) {
-      if (p.chunk_sum != nullptr) {  // the chunks before this one, from their own states
+      if (!opening && p.chunk_sum != nullptr) {  // the chunks before this one, from what they left
         const i64 before = (span.from - span.begin) / p.chunk;
 #pragma unroll 4
         for (i64 k = item - before; k < item; k++) {
@@ -89,7 +99,7 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
     // exponentials are under way while the group before it is run: left to itself, the compiler
     // gathers them at the start of a step, and the special-function unit idles at the end.
     constexpr int GROUPS = TT / F::V;
-    float4 next_b, next_c = make_float4(0.f, 0.f, 0.f, 0.f), next_dx[F::V], far_dx[F::V];
+    float4 next_b = make_float4(0.f, 0.f, 0.f, 0.f), next_c = next_b, next_dx[F::V], far_dx[F::V];
     float next_a[F::V][2][S];
     auto load_dx = [&](int tile, int k) {
       const int group = REVERSE ? GROUPS - 1 - k : k, odd = tile & 1;
@@ -98,8 +108,9 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
     };
     auto load_bc = [&](int tile, int k) {
       const int group = REVERSE ? GROUPS - 1 - k : k, odd = tile & 1;
-      next_b = *reinterpret_cast<const float4*>(b_lane + odd * F::BC + group * F::V * F::N);
-      if constexpr (OUTPUT)
+      if constexpr (!FIXED_IN)
+        next_b = *reinterpret_cast<const float4*>(b_lane + odd * F::BC + group * F::V * F::N);
+      if constexpr (OUTPUT && !FIXED_OUT)
         next_c = *reinterpret_cast<const float4*>(c_lane + odd * F::BC + group * F::V * F::N);
     };
     auto start_group = [&] {
@@ -156,17 +167,18 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
           if constexpr (!OUTPUT) sum[0] += dx.x, sum[1] += dx.z;
 #pragma unroll
           for (int i = 0; i < S; i++) {
-            const float factor = b[v * S + i];
+            const float in0 = FIXED_IN ? fixed_in[0][i] : b[v * S + i];
+            const float in1 = FIXED_IN ? fixed_in[1][i] : b[v * S + i];
             if constexpr (REVERSE) {
-              h[0][i] = a[v][0][i] * fmaf(dx.y, factor, h[0][i]);
-              h[1][i] = a[v][1][i] * fmaf(dx.w, factor, h[1][i]);
+              h[0][i] = a[v][0][i] * fmaf(dx.y, in0, h[0][i]);
+              h[1][i] = a[v][1][i] * fmaf(dx.w, in1, h[1][i]);
             } else {
-              h[0][i] = fmaf(a[v][0][i], h[0][i], dx.y * factor);
-              h[1][i] = fmaf(a[v][1][i], h[1][i], dx.w * factor);
+              h[0][i] = fmaf(a[v][0][i], h[0][i], dx.y * in0);
+              h[1][i] = fmaf(a[v][1][i], h[1][i], dx.w * in1);
             }
             if constexpr (OUTPUT) {
-              y0 = fmaf(c[v * S + i], h[0][i], y0);
-              y1 = fmaf(c[v * S + i], h[1][i], y1);
+              y0 = fmaf(FIXED_OUT ? fixed_out[0][i] : c[v * S + i], h[0][i], y0);
+              y1 = fmaf(FIXED_OUT ? fixed_out[1][i] : c[v * S + i], h[1][i], y1);
             }
           }
           if constexpr (OUTPUT) y_at[t * F::Y_ROW] = make_float2(y0, y1);
@@ -188,16 +200,15 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
     for (int j = 0; j < 2; j++) {
       if (j >= lane_valid) continue;
       const i64 d = d_lane + j;
-      if constexpr (OUTPUT) {
-        if (span.to == span.end) {
+      if (OUTPUT && span.to == span.end) {
 #pragma unroll
-          for (int i = 0; i < S; i++)
-            if (n0 + i < N) p.last[(span.sequence * D + d) * N + n0 + i] = h[j][i];
-        }
-      } else {
+        for (int i = 0; i < S; i++)
+          if (n0 + i < N) p.last[(span.sequence * D + d) * N + n0 + i] = h[j][i];
+      } else if (!OUTPUT || opening) {
 #pragma unroll
         for (int i = 0; i < S; i++)
           if (n0 + i < N) p.chunk_state[(item * N + n0 + i) * D + d] = h[j][i];
+        // A first chunk's state is whole: nothing before it is to be added.
         if (ws == 0 && q == 0) p.chunk_sum[item * D + d] = sum[j];
       }
     }
@@ -235,8 +246,14 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
   const T* C = static_cast<const T*>(p.C) + bn + (span.from + br) * C_t + span.batch * p.C_b +
                ch.first / p.group_C * p.C_g;
 
+  const auto by_time = [&] {
+    if constexpr (ALONG_TIME) return TimeFeeder<T, F, PASS, SOFTPLUS, GATE, SAVE>(p, span, ch, fid);
+    else return NoFeeder();
+  }();
+  auto tile_raw = [&](int tile) { return s_raw + tile % F::RING * F::RAW; };
+
   enum Slot { RAW_U = 0, RAW_DELTA = ROWS, RAW_Z = 2 * ROWS, RAW_B = 3 * ROWS, RAW_C = RAW_B + BC_STEPS };
-  auto raw_of = [&](int tile) { return s_raw + tile % F::RING * F::RAW + fid; };
+  auto raw_of = [&](int tile) { return tile_raw(tile) + fid; };
 
   auto copy_rows = [&](int tile, auto whole_tile) {
     constexpr bool FULL = decltype(whole_tile)::value;
@@ -246,19 +263,23 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
       if constexpr (ALIGNED) copy_async<sizeof(Raw), FULL>(raw + slot * F::FEEDERS, FULL || n > 0 ? from : u, n > 0);
       else raw[slot * F::FEEDERS] = load_quad<T, false, false>(from, n);
     };
+    if constexpr (ALONG_TIME) {
+      by_time.template copy<FULL>(tile_raw(tile), t0, steps);
+    } else {
 #pragma unroll
-    for (int i = 0; i < ROWS; i++) {
-      const int n = FULL || t0 + lr + i * ROW_STEP < steps ? valid : 0;
-      put(RAW_U + i, u + (i64(t0) * u_t + i * ROW_STEP * u_t), n);
-      put(RAW_DELTA + i, delta + (i64(t0) * delta_t + i * ROW_STEP * delta_t), n);
-      if constexpr (LOAD_Z) put(RAW_Z + i, z + (i64(t0) * z_t + i * ROW_STEP * z_t), n);
+      for (int i = 0; i < ROWS; i++) {
+        const int n = FULL || t0 + lr + i * ROW_STEP < steps ? valid : 0;
+        put(RAW_U + i, u + (i64(t0) * u_t + i * ROW_STEP * u_t), n);
+        put(RAW_DELTA + i, delta + (i64(t0) * delta_t + i * ROW_STEP * delta_t), n);
+        if constexpr (LOAD_Z) put(RAW_Z + i, z + (i64(t0) * z_t + i * ROW_STEP * z_t), n);
+      }
     }
 #pragma unroll
     for (int i = 0; i < BC_STEPS; i++) {
       if (BC_QUADS % F::FEEDERS && fid + i * F::FEEDERS >= BC_QUADS) break;
       const int n = FULL || t0 + br + i * BC_ROWS < steps ? b_valid : 0;
-      put(RAW_B + i, B + (i64(t0) * B_t + i * BC_ROWS * B_t), n);
-      if constexpr (OUTPUT) put(RAW_C + i, C + (i64(t0) * C_t + i * BC_ROWS * C_t), n);
+      if constexpr (!FIXED_IN) put(RAW_B + i, B + (i64(t0) * B_t + i * BC_ROWS * B_t), n);
+      if constexpr (OUTPUT && !FIXED_OUT) put(RAW_C + i, C + (i64(t0) * C_t + i * BC_ROWS * C_t), n);
     }
   };
   auto is_full = [&](int tile) { return whole && tile_start(tile) + TT <= steps; };
@@ -273,28 +294,32 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
   auto stage_rows = [&](int tile, auto whole_tile) {
     constexpr bool FULL = decltype(whole_tile)::value;
     const int t0 = tile_start(tile), odd = tile & 1;
-    const Raw* raw = raw_of(tile);
     float4* dx_at = s_dx + odd * TT * Rows::STRIDE;
+    if constexpr (ALONG_TIME) {
+      by_time.template stage<FULL>(tile_raw(tile), dx_at, t0, steps);
+    } else {
+      const Raw* raw = raw_of(tile);
 #pragma unroll
-    for (int i = 0; i < ROWS; i++) {
-      const int r = lr + i * ROW_STEP;
-      float4 x = Quad<T>::unpack(raw[(RAW_U + i) * F::FEEDERS]);
-      float4 d = Quad<T>::unpack(raw[(RAW_DELTA + i) * F::FEEDERS]);
-      d.x += bias.x, d.y += bias.y, d.z += bias.z, d.w += bias.w;
-      if constexpr (SOFTPLUS)
-        d.x = softplus(d.x), d.y = softplus(d.y), d.z = softplus(d.z), d.w = softplus(d.w);
-      if (!FULL && t0 + r >= steps) d = none;  // a step that changes nothing
-      if constexpr (REVERSE) {
-        if constexpr (GATE) {
-          const float4 w = Quad<T>::unpack(raw[(RAW_Z + i) * F::FEEDERS]);
-          x.x *= w.x * sigmoid(w.x), x.y *= w.y * sigmoid(w.y);
-          x.z *= w.z * sigmoid(w.z), x.w *= w.w * sigmoid(w.w);
+      for (int i = 0; i < ROWS; i++) {
+        const int r = lr + i * ROW_STEP;
+        float4 x = Quad<T>::unpack(raw[(RAW_U + i) * F::FEEDERS]);
+        float4 d = Quad<T>::unpack(raw[(RAW_DELTA + i) * F::FEEDERS]);
+        d.x += bias.x, d.y += bias.y, d.z += bias.z, d.w += bias.w;
+        if constexpr (SOFTPLUS)
+          d.x = softplus(d.x), d.y = softplus(d.y), d.z = softplus(d.z), d.w = softplus(d.w);
+        if (!FULL && t0 + r >= steps) d = none;  // a step that changes nothing
+        if constexpr (REVERSE) {
+          if constexpr (GATE) {
+            const float4 w = Quad<T>::unpack(raw[(RAW_Z + i) * F::FEEDERS]);
+            x.x *= w.x * sigmoid(w.x), x.y *= w.y * sigmoid(w.y);
+            x.z *= w.z * sigmoid(w.z), x.w *= w.w * sigmoid(w.w);
+          }
+        } else {
+          x.x *= d.x, x.y *= d.y, x.z *= d.z, x.w *= d.w;
         }
-      } else {
-        x.x *= d.x, x.y *= d.y, x.z *= d.z, x.w *= d.w;
+        dx_at[r * Rows::STRIDE + lq] = make_float4(d.x, x.x, d.y, x.y);
+        dx_at[r * Rows::STRIDE + Rows::HALF + lq] = make_float4(d.z, x.z, d.w, x.w);
       }
-      dx_at[r * Rows::STRIDE + lq] = make_float4(d.x, x.x, d.y, x.y);
-      dx_at[r * Rows::STRIDE + Rows::HALF + lq] = make_float4(d.z, x.z, d.w, x.w);
     }
   };
   auto stage_tile = [&](int tile) {
@@ -318,8 +343,8 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
           to[F::bc(t, bn + 2)] = v.z, to[F::bc(t, bn + 3)] = v.w;
         }
       };
-      put(s_B, Quad<T>::unpack(raw[(RAW_B + i) * F::FEEDERS]));
-      if constexpr (OUTPUT) put(s_C, Quad<T>::unpack(raw[(RAW_C + i) * F::FEEDERS]));
+      if constexpr (!FIXED_IN) put(s_B, Quad<T>::unpack(raw[(RAW_B + i) * F::FEEDERS]));
+      if constexpr (OUTPUT && !FIXED_OUT) put(s_C, Quad<T>::unpack(raw[(RAW_C + i) * F::FEEDERS]));
     }
   };
 
@@ -352,8 +377,14 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
     }
   };
   auto store_tile = [&](int tile) {
-    if (is_full(tile)) store_rows(tile, Full());
-    else store_rows(tile, Ragged());
+    if constexpr (ALONG_TIME) {
+      const float2* parts = s_y + (tile & 1) * TT * F::Y_ROW;
+      if (is_full(tile)) by_time.template store<true>(tile_raw(tile), parts, tile * TT, steps);
+      else by_time.template store<false>(tile_raw(tile), parts, tile * TT, steps);
+    } else {
+      if (is_full(tile)) store_rows(tile, Full());
+      else store_rows(tile, Ragged());
+    }
   };
 #pragma unroll 1
   for (int tile = 0; tile < AHEAD; tile++) copy_tile(tile);
@@ -373,5 +404,30 @@ __global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(
       if constexpr (OUTPUT) store_tile(tile);
     }
     next_tile(tile + 2);
+  }
+}
+
+// MODE 0: outputs, of all chunks or, if the first ones are `opened`, of all but these. MODE 1 opens:
+// the first chunk of each sequence whole, of the others (but the last) their own states. MODE 2: the
+// own states backwards in time.
+template <typename T, int S, int WS, int WC, int PW, int AHEAD, int MODE, bool SOFTPLUS, bool GATE,
+          bool SAVE, bool ALIGNED, bool CONST_B, bool CONST_C, bool ALONG_TIME, int MIN_BLOCKS>
+__global__ void __launch_bounds__(32 * (WS * WC + PW), MIN_BLOCKS) scan_forward(ForwardParams p) {
+  const i64 item = blockIdx.x / p.blocks;
+  const Span span = find_span(item, p.offsets, p.sequences, p.length, p.chunk);
+  if (span.empty) return;
+  const bool opening = span.from == span.begin;
+  auto walk = [&](auto pass) {
+    walk_chunk<T, S, WS, WC, PW, AHEAD, decltype(pass)::value, SOFTPLUS, GATE, SAVE, ALIGNED, CONST_B,
+               CONST_C, ALONG_TIME>(p, item, span);
+  };
+  if constexpr (MODE == 0) {
+    if (p.opened && opening) return;
+    walk(PassOf<OUTPUT_PASS>());
+  } else if constexpr (MODE == 1) {
+    if (opening) walk(PassOf<OUTPUT_PASS>());
+    else if (span.to < span.end) walk(PassOf<STATE_PASS>());
+  } else {
+    walk(PassOf<REVERSE_PASS>());
   }
 }

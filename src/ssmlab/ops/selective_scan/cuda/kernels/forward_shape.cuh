@@ -7,7 +7,8 @@ struct ForwardParams {
   float *last, *kept, *chunk_state, *chunk_sum;
   const i64* offsets;
   i64 u_b, u_t, delta_b, delta_t, z_b, z_t, B_b, B_t, B_g, C_b, C_t, C_g, dout_b, dout_t;
-  i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks;
+  i64 sequences, length, channels, states, segment, group_B, group_C, chunk, blocks,
+      opened;
 };
 
 // Barriers between the two kinds of warps, one for even tiles and one for odd. DONE: a tile is run;
@@ -42,16 +43,20 @@ struct PairRows {
   static __device__ __forceinline__ int at(int pair) { return (pair & 1) * HALF + (pair >> 1); }
 };
 
-template <int S, int WS, int WC, int PW, int TT, int AHEAD>
+template <int S, int WS, int WC, int PW, int AHEAD, bool ALONG_TIME = false>
 struct ForwardShape {
   static constexpr int N = 4 * S * WS;  // states, padded
   static constexpr int CT = 16 * WC;    // channels
+  static constexpr int TT = SEGMENT;    // steps of a tile: the state at its start is kept
   static constexpr int RUNNERS = 32 * WS * WC, FEEDERS = 32 * PW, THREADS = RUNNERS + FEEDERS;
   static constexpr int PAIRS = CT / 2, QUADS = CT / 4;
   static constexpr int PARTS = 4 * WS;        // lanes that share a channel's states
   static constexpr int Y_STRIDE = PAIRS + 4;  // in float2; the padding avoids bank conflicts
-  static constexpr int DX = TT * PairRows<QUADS>::STRIDE * 4, BC = TT * N;
-  static constexpr int Y_ROW = PARTS * Y_STRIDE + (QUADS == 4 ? 8 : 0);  // in float2, a step
+  using Rows = typename Select<ALONG_TIME, TimeRows<PAIRS>, PairRows<QUADS>>::Type;
+  static constexpr int DX = TT * Rows::STRIDE * 4, BC = TT * N;
+  // In float2, a step. Along time lanes read different steps at once, which an odd number of them keeps
+  // on different banks; all in all that takes less memory than rows along channels.
+  static constexpr int Y_ROW = PARTS * Y_STRIDE + (ALONG_TIME ? 1 : (QUADS == 4 ? 8 : 0));
   static constexpr int Y = TT * Y_ROW * 2;
   // Feeders copy AHEAD tiles ahead; u and z stay until the tile's outputs are stored.
   static constexpr int ROW_STEP = FEEDERS / QUADS, ROWS = TT / ROW_STEP, RING = AHEAD + 2;

@@ -45,13 +45,16 @@ __global__ void __launch_bounds__(256) scan_chunks(ChunkParams p) {
   if (p.first != nullptr) p.first[(sequence * D + d) * N + n] = h;
 }
 
-// What remains after scan_backward: dB and dC from the parts of blocks of channels, and dA, dD and
-// dbias from those of items, each sum in the order of its parts. One launch, blocks of 256 threads:
-// first those of dB and dC (four states a thread), then those of dA, then of dD and dbias.
+// What remains after scan_backward: dB and dC from the parts of blocks of channels, and dA (of a
+// constant B or C, dB and dC too), dD and dbias from those of items, each sum in the order of its
+// parts. One launch, blocks of 256 threads: first those of dB and dC per step (four states a thread),
+// then three times those of dA, dB, dC, then of dD and dbias.
 struct FinishParams {
-  const float *dBC, *dA, *dD, *dbias;  // (blocks, rows, 2, N), (items, N, D), (items, D) twice
-  void *out_B, *out_C;                 // (rows, groups, N)
-  float *out_A, *out_D, *out_bias;     // (D, N), (D,), (D,)
+  const float *dBC, *dA, *fixed_dB, *fixed_dC;     // (blocks, rows, 2, N), (items, N, D) thrice
+  const float *dD, *dbias;                         // (items, D) twice
+  void *out_B, *out_C;                             // (rows, groups, N), null if constant
+  float *out_A, *out_fixed_B, *out_fixed_C;        // (D, N), the last two null if per step
+  float *out_D, *out_bias;                         // (D,)
   i64 rows, states, channels, items, blocks, groups_B, groups_C, blocks_BC, blocks_A;
 };
 
@@ -65,6 +68,7 @@ __global__ void __launch_bounds__(256) scan_finish(FinishParams p) {
     if (row >= p.rows) return;
     const i64 groups = which ? p.groups_C : p.groups_B, per_group = p.blocks / groups;
     T* out = static_cast<T*>(which ? p.out_C : p.out_B);
+    if (out == nullptr) return;
     const i64 stride = p.rows * 2 * N;
     for (i64 group = 0; group < groups; group++) {
       const float* at = p.dBC + group * per_group * stride + (row * 2 + which) * N + n;
@@ -85,12 +89,14 @@ __global__ void __launch_bounds__(256) scan_finish(FinishParams p) {
     for (i64 k = 0; k < p.items; k++) total += parts[k * size + at];
     return total;
   };
-  if (block < p.blocks_A) {
-    const i64 id = block * 256 + threadIdx.x;
-    if (id < N * D) p.out_A[id % D * N + id / D] = sum(p.dA, N * D, id);
+  if (block < 3 * p.blocks_A) {
+    const i64 which = block / p.blocks_A, id = block % p.blocks_A * 256 + threadIdx.x;
+    float* out = which == 0 ? p.out_A : which == 1 ? p.out_fixed_B : p.out_fixed_C;
+    const float* parts = which == 0 ? p.dA : which == 1 ? p.fixed_dB : p.fixed_dC;
+    if (out != nullptr && id < N * D) out[id % D * N + id / D] = sum(parts, N * D, id);
     return;
   }
-  const i64 d = (block - p.blocks_A) * 256 + threadIdx.x;
+  const i64 d = (block - 3 * p.blocks_A) * 256 + threadIdx.x;
   if (d >= D) return;
   p.out_D[d] = sum(p.dD, D, d);
   p.out_bias[d] = sum(p.dbias, D, d);
