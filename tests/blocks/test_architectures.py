@@ -13,6 +13,7 @@ from ssmlab.blocks import (
     MambaConfig,
     PlainMLP,
     PlainMLPConfig,
+    h3,
 )
 from ssmlab.blocks.h3 import ShiftSSM
 from ssmlab.core.config import override
@@ -96,6 +97,64 @@ def test_h3_with_heads_is_linear_attention_with_memory():
             for h in range(heads):
                 y[..., h * E + j] += q[..., h * E + i] * mixed[..., h]
     close(block(x), block.out_proj(y))
+
+
+@pytest.mark.parametrize("mixer", ["s4d", "s4", "long-conv"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_h3_with_heads_over_a_filter_makes_no_outer_products(mixer, autocast, monkeypatch):
+    """Nor does what it gives differ by more than rounding, gradients of the filter included."""
+    torch.manual_seed(0)
+    block = H3(H3Config(mixer=mixer, head_dim=4, d_shift=3, **INNER[mixer]), WIDTH)
+    x, grad = torch.randn(2, 2, 30, WIDTH)
+    calls = []
+    outer = H3._outer
+    monkeypatch.setattr(H3, "_outer", lambda *args: calls.append(1) or outer(*args))
+
+    def run(dtype, autocast):
+        block.to(dtype)
+        given = x.to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = block(given)
+        return [y, *torch.autograd.grad(y, [given, *block.parameters()], grad.to(y.dtype))]
+
+    found = run(torch.float32, autocast)
+    assert not calls
+    monkeypatch.setattr(H3, "_attend", lambda *args: None)
+    as_before, exact = run(torch.float32, autocast), run(torch.float64, False)
+    assert len(calls) == 2
+    assert [t.dtype for t in found] == [t.dtype for t in as_before]
+
+    def error(results):
+        pairs = zip(results, exact, strict=True)
+        return sum(((a - b).norm() / b.norm()).item() for a, b in pairs) / len(exact)
+
+    assert error(found) <= (1.3 * error(as_before) if autocast else 1e-5)
+
+
+def test_h3_whose_mixer_is_no_filter_or_has_no_heads_runs_as_ever(monkeypatch):
+    def never(*args):
+        raise AssertionError
+
+    monkeypatch.setattr(h3, "toeplitz_attention", never)
+    x = torch.randn(2, 9, WIDTH)
+    scan = S4DConfig(d_state=4, mode="scan")
+    others = {"mixer": "ssd", **INNER["ssd"]}, {"s4d": scan}
+    for values in (*({"head_dim": 2, **o} for o in others), {"head_dim": 1}):
+        block = H3(H3Config(d_shift=3, **values), WIDTH)
+        assert block(x).shape == x.shape
+    block = H3(H3Config(d_shift=3, head_dim=2), WIDTH)
+    seen = []
+    with block.ssm.register_forward_hook(lambda *args: seen.append(1)):
+        block(x)
+    assert seen
+    block(x, return_state=True)
+    block(x, block.init_state(2))
+
+
+def test_h3_beyond_the_filter_is_refused():
+    config = H3Config(mixer="long-conv", head_dim=2, long_conv=LongConvConfig(l_max=8))
+    with pytest.raises(ValueError, match="9 steps, expected at most l_max = 8"):
+        H3(config, WIDTH)(torch.zeros(1, 9, WIDTH))
 
 
 def test_h3_state_has_the_batch_first():

@@ -34,6 +34,7 @@ def results(mamba: Mamba, x: Tensor, level: str, **options) -> list[Tensor]:
         {"selective_delta": False, "selective_B": False, "selective_C": False},
         {"a_init": "s4d-lin"},  # complex
         {"a_init": "s4d-lin", "selective_B": False},
+        {"selective_A": True},  # runs unfused
     ],
     ids=lambda ssm: "-".join(ssm) or "plain",
 )
@@ -73,6 +74,12 @@ def test_when_the_fused_block_runs(calls: list[str]) -> None:
     mamba(x, mamba.init_state(1))
     Mamba(MambaConfig(), WIDTH)(x)  # "auto" on a CPU
     assert calls == ["scan"]
+
+
+def test_a_selective_A_is_not_fused(calls: list[str]) -> None:
+    mamba = Mamba(MambaConfig(recompute="scan", ssm=S6Config(selective_A=True)), WIDTH)
+    mamba(torch.randn(1, 5, WIDTH))
+    assert calls == []
 
 
 def test_a_projection_that_was_wrapped_is_called(calls: list[str]) -> None:

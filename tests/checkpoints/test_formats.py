@@ -132,6 +132,7 @@ def test_types_are_kept_or_changed_as_asked(ours, tmp_path):
         ({"ssm.selective_B": False}, "selective_B=False"),
         ({"ssm.selective_delta": False}, "selective_delta=False"),
         ({"ssm.a_init": "s4d-lin"}, "complex A"),
+        ({"ssm.selective_A": True}, "selective_A=True"),
     ],
 )
 def test_what_a_public_format_cannot_say_is_refused(change, said, ours, tmp_path):

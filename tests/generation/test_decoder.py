@@ -154,7 +154,15 @@ def test_an_interrupted_step_leaves_no_thread_waiting(model, monkeypatch):
     )
 
 
-@pytest.mark.usefixtures("any_threads")
+@pytest.fixture
+def interrupts():
+    """SIGINT raises KeyboardInterrupt, also where the tests were started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("any_threads", "interrupts")
 def test_a_signal_at_any_time_stops_the_steps_and_no_more(model, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     _, state = model.prefill(ids(1, 6))
@@ -210,6 +218,7 @@ assert os.waitpid(child, 0)[1] == 0
         ({"pattern": "M F"}, "block 1 is GatedMLP"),
         ({"mamba": {"ssm": S6Config(d_state=4, selective_C=False)}}, "selective_C=False"),
         ({"mamba": {"ssm": S6Config(d_state=4, a_init="s4d-lin")}}, "complex A"),
+        ({"mamba": {"ssm": S6Config(d_state=4, selective_A=True)}}, "selective_A=True"),
     ],
 )
 def test_other_models_take_the_general_way(values, said):

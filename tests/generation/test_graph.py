@@ -26,6 +26,7 @@ MODELS = {
     "biases, three taps": {"mamba": {"bias": True, "d_conv": 3}},
     "one tap": {"mamba": {"d_conv": 1}},
     "complex A": {"mamba": {"ssm": S6Config(d_state=4, a_init="s4d-lin")}},
+    "selective A": {"mamba": {"ssm": S6Config(d_state=4, selective_A=True)}},
     "constant B and C": {
         "mamba": {"ssm": S6Config(d_state=4, selective_B=False, selective_C=False)}
     },

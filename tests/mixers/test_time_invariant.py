@@ -9,6 +9,7 @@ import torch
 from ssmlab.mixers import S4, S4D, S4Config, S4DConfig
 from ssmlab.mixers.s4 import hippo_legs
 from ssmlab.mixers.s4d import S4DInit
+from ssmlab.ops import fft_conv
 from tests.mixers.zoo import TIME_INVARIANT, close, make, sequence
 
 D = 5
@@ -124,6 +125,13 @@ def test_scan_mode_is_what_the_config_says(cls, monkeypatch):
     expected = mixer.scan(x, None)[0]
     monkeypatch.setattr(mixer, "kernel", None)  # the convolution would call it
     close(mixer(x), expected, 0.0)
+    assert mixer.whole_filter(20) is None
+
+
+@pytest.mark.parametrize("name", [*TIME_INVARIANT, "long-conv"])
+def test_the_whole_filter_is_all_a_mixer_does(name):
+    mixer, x = make(name), sequence()
+    close(fft_conv(x, mixer.whole_filter(x.shape[1])), mixer(x))
 
 
 def test_gate():

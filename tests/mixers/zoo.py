@@ -25,6 +25,10 @@ S4D_SMALL = S4DConfig(d_state=4)
 
 MAKERS = {
     "s6": lambda: S6(S6Config(d_state=3), WIDTH, 2),
+    "s6-selective-a": lambda: S6(S6Config(d_state=3, selective_A=True), WIDTH, 2),
+    "s6-selective-a-complex": lambda: S6(
+        S6Config(d_state=4, selective_A=True, selective_delta=False, a_init="s4d-lin"), WIDTH, 2
+    ),
     "s4d-lin": lambda: S4D(S4D_SMALL, WIDTH),
     "s4d-inv-bilinear": lambda: S4D(
         S4DConfig(d_state=4, a_init="s4d-inv", discretisation="bilinear"), WIDTH

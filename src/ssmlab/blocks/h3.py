@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ssmlab.blocks.calls import is_plain
 from ssmlab.core.errors import ConfigError
 from ssmlab.mixers.checks import check_positive_int
 from ssmlab.mixers.inner import InnerMixerConfig, MixerName, build_inner
 from ssmlab.mixers.linear import Linear, mark_no_weight_decay
+from ssmlab.mixers.long_conv import LongConv
 from ssmlab.mixers.packing import full_precision, run_packed
-from ssmlab.ops import causal_conv1d, causal_conv1d_update, fft_conv
+from ssmlab.mixers.s4 import S4
+from ssmlab.mixers.s4d import S4D
+from ssmlab.ops import causal_conv1d, causal_conv1d_update, fft_conv, toeplitz_attention
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,10 @@ class H3Config(InnerMixerConfig):
         """
         self.check_inner(d_model, self.heads(d_model))
 
+    def effective(self, d_model: int) -> "H3Config":
+        """The same in a model of width ``d_model``, with everything without effect at its default."""
+        return self.effective_inner(d_model, self.heads(d_model))
+
 
 class H3State(NamedTuple):
     """What an H3 block carries from step to step.
@@ -80,7 +88,9 @@ class H3(nn.Module):
 
     With heads of E > 1 channels the inner product is an outer one, E x E numbers a head, each of
     which runs through the head's channel of the mixer, and q contracts it as in linear attention. So
-    the mixer has H = M / E channels and sees E² sequences of them for each of the batch.
+    the mixer has H = M / E channels and sees E² sequences of them for each of the batch. Where it is
+    a filter (S4D, S4, LongConv), a whole sequence without a state is ``ops.toeplitz_attention``,
+    which keeps none of the E² sequences.
 
     Arguments:
         config: widths and switches.
@@ -123,6 +133,10 @@ class H3(nn.Module):
         shift = None
         if return_state:
             k, shift = k
+        if self.head_dim > 1 and state is None and not return_state:
+            y = self._attend(q, k, v)
+            if y is not None:
+                return self.out_proj(y)
         kv = self._outer(k, v)
         before = None if state is None else pytree.tree_map(lambda t: t.flatten(0, 1), state.ssm)
         if not return_state:
@@ -150,6 +164,18 @@ class H3(nn.Module):
         rows = batch_size * self.head_dim**2
         ssm = self.ssm.init_state(rows, device, dtype)  # type: ignore[operator]
         return H3State(shift, self._rows(ssm))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
+        """q, k, v (B, L, M) -> (B, L, M) without the outer products, where the mixer is one filter a
+        head; else None."""
+        if type(self.ssm) not in (S4D, S4, LongConv) or not is_plain(self.ssm):
+            return None
+        with full_precision(q.device):
+            taps = self.ssm.whole_filter(q.shape[1])  # type: ignore[operator]
+            if taps is None:
+                return None
+            q, k, v = (t.unflatten(-1, (-1, self.head_dim)) for t in (q, k, v))
+            return toeplitz_attention(q, k, v, taps).flatten(2)
 
     def _outer(self, k: Tensor, v: Tensor) -> Tensor:
         """k, v (B, L, M) -> their products (B E², L, H)."""

@@ -59,3 +59,7 @@ class MambaConfig(InnerMixerConfig):
             ConfigError: heads or ranks that do not fit, with what would.
         """
         self.check_inner(d_model, self.d_inner(d_model))
+
+    def effective(self, d_model: int) -> "MambaConfig":
+        """The same in a model of width ``d_model``, with everything without effect at its default."""
+        return self.effective_inner(d_model, self.d_inner(d_model))

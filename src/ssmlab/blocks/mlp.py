@@ -3,7 +3,7 @@
 B batch, L length, M model width, H hidden width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -46,6 +46,10 @@ class MLPConfig:
             return self.d_hidden
         wanted = -(-8 * d_model // 3)
         return -(-wanted // self.multiple_of) * self.multiple_of
+
+    def effective(self, d_model: int) -> "MLPConfig":
+        """The same in a model of width ``d_model``, its hidden width resolved."""
+        return replace(self, d_hidden=self.hidden(d_model), multiple_of=MLPConfig.multiple_of)
 
 
 class GatedMLP(nn.Module):

@@ -3,7 +3,7 @@
 B batch, L length, M model width, H hidden width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -42,6 +42,10 @@ class PlainMLPConfig:
     def hidden(self, d_model: int) -> int:
         """The hidden width H in a model of width ``d_model``."""
         return self.expand * d_model if self.d_hidden == "auto" else self.d_hidden
+
+    def effective(self, d_model: int) -> "PlainMLPConfig":
+        """The same in a model of width ``d_model``, its hidden width resolved."""
+        return replace(self, d_hidden=self.hidden(d_model), expand=PlainMLPConfig.expand)
 
 
 class PlainMLP(nn.Module):

@@ -26,6 +26,8 @@ def recompute_level(block: "Mamba", xz: Tensor) -> Literal["inputs", "scan"] | N
     ssm = block.ssm
     if level == "none" or not torch.is_grad_enabled() or type(ssm) is not S6:
         return None
+    if ssm.config.selective_A:  # the operator has no such factor
+        return None
     # A projection that somebody replaced or wrapped must be called, not read.
     if type(ssm.x_proj) not in (Linear, NoneType) or type(block.out_proj) is not Linear:
         return None

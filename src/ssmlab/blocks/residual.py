@@ -72,11 +72,16 @@ class ResidualBlock(nn.Module):
         cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """residual (B, L, M) -> (residual (B, L, M), the mixer's state or None)."""
-        if not return_state:
-            y = self.mixer(self.norm(residual), state, cu_seqlens=cu_seqlens)
-            return residual + y.to(residual.dtype), None
-        y, state = self.mixer(self.norm(residual), state, True, cu_seqlens)
+        y, state = self.mix(self.norm(residual), state, return_state, cu_seqlens)
         return residual + y.to(residual.dtype), state
+
+    def mix(
+        self, x: Tensor, state: Any, return_state: bool, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """The mixer alone: the normed x (B, L, M) -> what is to be added (B, L, M), and as above."""
+        if not return_state:
+            return self.mixer(x, state, cu_seqlens=cu_seqlens), None
+        return self.mixer(x, state, True, cu_seqlens)
 
     def step(self, residual: Tensor, state: Any) -> tuple[Tensor, Any]:
         """residual (B, M) and state -> both after one step."""

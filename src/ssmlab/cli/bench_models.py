@@ -38,7 +38,8 @@ def train(
     memory_limit: Annotated[float, typer.Option(help="GB that the batch may fill.", min=0)] = 40.0,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the loss.")] = False,
     cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="Replay forward and backward as a CUDA graph.")
+        bool,
+        typer.Option("--cuda-graph", help="Replay the step as a CUDA graph, as training does."),
     ] = False,
     json: _Json = False,
     out: _Out = None,

@@ -7,6 +7,7 @@ error that says what was expected.
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import types
@@ -20,10 +21,22 @@ from ssmlab.core.errors import ConfigError
 
 T = TypeVar("T")
 
+# Once for each class: a study reads hundreds of configs of a dozen classes.
+_type_hints = functools.cache(typing.get_type_hints)
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """``config`` as nested plain data (tuples become lists), ready for JSON or YAML."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested plain data as dotted keys and single values, the form that ``override`` takes."""
+    if not isinstance(data, dict):
+        return {prefix[:-1]: data}
+    return {
+        k: v for key, value in data.items() for k, v in flatten(value, f"{prefix}{key}.").items()
+    }
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
@@ -35,7 +48,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or cls.__name__}: expected a mapping of keys, got {data!r}")
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     values = {}
     for key, value in data.items():
@@ -71,7 +84,7 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
                     value = to_dict(value)
                 node[part] = value
                 break
-            hint = typing.get_type_hints(node_type)[part]
+            hint = _type_hints(node_type)[part]
             inner = [t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)]
             if not inner:
                 raise ConfigError(f"'{path}': '{part}' is a single value and has no keys below it")

@@ -92,3 +92,17 @@ def check_writable(folder: Path | str, free_bytes: int = 0) -> None:
             f"not enough room in {folder}: {free_bytes / 1e6:.0f} MB needed, "
             f"{available / 1e6:.0f} MB free; free some space or choose another folder"
         )
+
+
+class leaving_no_empty_folder(contextlib.AbstractContextManager):
+    """On an error, remove ``folder`` and its parents that were made for nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.made = [path for path in (folder, *folder.parents) if not path.exists()]
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            return
+        for path in self.made:
+            with contextlib.suppress(OSError):
+                path.rmdir()

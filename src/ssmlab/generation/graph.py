@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ssmlab.generation.states import select
 from ssmlab.models.language_model import LanguageModel, LayerStates
+from ssmlab.ops._cuda.recording import record
 
 
 class StaticStep:
@@ -66,11 +67,9 @@ class StaticStep:
         Raises:
             RuntimeError: something in it cannot be recorded.
         """
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._ids.device)
-        # What other threads do on the GPU meanwhile is none of the graph's business.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            logits = model.step_(self._ids, self.state)
-        self._graph, self._logits = graph, logits
+        self._graph, self._logits = record(
+            lambda: model.step_(self._ids, self.state), self._ids.device
+        )
 
 
 class GraphDecoder:

@@ -4,7 +4,7 @@ Shapes: B batch, L length, M model width, Q query heads, G key-value heads, E wi
 in the cache.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -85,6 +85,12 @@ class AttentionConfig:
                 "and rope rotates them in pairs; choose n_heads so that it is even, or rope=False"
             )
         return heads, groups, width
+
+    def effective(self, d_model: int) -> "AttentionConfig":
+        """The same in a model of width ``d_model``, its sizes resolved."""
+        heads, groups, width = self.sizes(d_model)
+        base = self.rope_base if self.rope else AttentionConfig.rope_base
+        return replace(self, n_heads=heads, n_kv_heads=groups, d_head=width, rope_base=base)
 
 
 def _check_groups(heads: int, groups: int) -> None:

@@ -4,8 +4,8 @@ D channels.
 """
 
 import typing
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +50,14 @@ class InnerMixerConfig:
         return self.long_conv.l_max if self.mixer == "long-conv" else None
 
     def resolve_dt_rank(self, d_model: int, channels: int) -> int:
-        """S6's Δ rank R in a block of width ``d_model``, "auto" resolved to ceil(d_model / 16).
+        """S6's rank R of Δ (and a selective A) at width ``d_model``; "auto" is ceil(d_model / 16).
 
         Raises:
             ConfigError: a rank above the channels, which could not add anything.
         """
         rank = -(-d_model // 16) if self.ssm.dt_rank == "auto" else self.ssm.dt_rank
-        if self.mixer == "s6" and self.ssm.selective_delta and rank > channels:
+        has_effect = self.mixer == "s6" and (self.ssm.selective_delta or self.ssm.selective_A)
+        if has_effect and rank > channels:
             raise ConfigError(
                 f"S6Config.dt_rank={rank} is above the {channels} channels of the mixer in a model "
                 f"of d_model {d_model}; give 1 to {channels}, or 'auto'"
@@ -75,6 +76,25 @@ class InnerMixerConfig:
             self.ssd.heads(channels)
         elif self.mixer == "attention":
             self.attention.sizes(channels)
+
+    def effective_inner(self, d_model: int, channels: int) -> Self:
+        """The same with the configs of all mixers but the one named at their defaults.
+
+        Raises:
+            ConfigError: heads or ranks that do not fit ``channels``.
+        """
+        used: dict[str, Any] = {}
+        match self.mixer:
+            case "s6":
+                used["ssm"] = self.ssm.effective(self.resolve_dt_rank(d_model, channels))
+            case "attention":
+                used["attention"] = self.attention.effective(channels)
+            case name:
+                key = name.replace("-", "_")
+                used[key] = getattr(self, key)
+        default = InnerMixerConfig()
+        names = [part.name for part in fields(InnerMixerConfig) if part.name != "mixer"]
+        return replace(self, **{name: used.get(name, getattr(default, name)) for name in names})
 
 
 def build_inner(config: InnerMixerConfig, d_model: int, channels: int) -> nn.Module:

@@ -16,6 +16,7 @@ from ssmlab.mixers.linear import mark_learning_rate, mark_no_weight_decay
 from ssmlab.mixers.packing import full_precision, run_packed
 from ssmlab.mixers.time_invariant import gate
 from ssmlab.ops import fft_conv
+from ssmlab.ops._filters import with_skip
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,11 @@ class LongConv(nn.Module):
             else:
                 features = layer(features)
         return (features * torch.exp(-time * self.deltas.to(dtype))).t()
+
+    def whole_filter(self, length: int) -> Tensor:
+        """All that the mixer does to a whole sequence without past inputs: the taps (D, L), the skip
+        in the first of them."""
+        return with_skip(self.kernel(length), self.D)
 
     def forward(
         self,

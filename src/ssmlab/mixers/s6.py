@@ -5,6 +5,7 @@ as: N real, or N/2 complex ones; R rank of the Δ projection.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,23 +13,36 @@ from torch import Tensor, nn
 
 from ssmlab.mixers.linear import Linear, mark_no_weight_decay
 from ssmlab.mixers.s6_config import S6Config
+from ssmlab.mixers.time_invariant import gate
 from ssmlab.ops import selective_scan, selective_scan_update
 
 MATCHED_STD = 0.14
+LEAST_FACTOR = 1e-4
+"""Least factor on A where A is selective. Inputs of the scan are divided by it: below, rounding of
+float32 would be seen in the gradient."""
 
 
 class S6(nn.Module):
     """y = SSM(A, B, C, Δ)(x) with Δ, B and C each made from x or learned and constant.
 
+    A is learned and constant, or, with ``selective_A``, times a factor made from x for each channel:
+
+        A_t = A a_t,  a_t = max(softplus(s_A(x_t) + log(e - 1)), LEAST_FACTOR)
+
+    with s_A(x) = W_A(V_A x) of rank R, as s_Δ. So a_t = 1 where s_A(x_t) = 0. Since a_t is the same
+    for all states of a channel, the scan of Δ'_t = Δ_t a_t and x'_t = x_t / a_t is the one wanted:
+    exp(Δ'_t A) = exp(Δ_t A_t) and Δ'_t B_t x'_t = Δ_t B_t x_t.
+
     Parameters are named as in the public Mamba checkpoints: ``x_proj.weight`` (rows for Δ, B, C in
     that order, those that are selective), ``dt_proj.weight`` (D, R), ``dt_proj.bias`` (D,),
-    ``A_log`` (D, K), ``D`` (D,). Besides: ``A_imag`` (D, K) for a complex A, and ``B``, ``C`` (D, N)
-    where they are constant (complex ones as pairs of real and imaginary part).
+    ``A_log`` (D, K), ``D`` (D,). Besides: ``A_imag`` (D, K) for a complex A, ``B``, ``C`` (D, N)
+    where they are constant (complex ones as pairs of real and imaginary part), and for a selective A
+    ``A_proj.weight`` (D, R) and R more rows of ``x_proj.weight``, the last.
 
     Arguments:
         config: the switches.
         channels: D.
-        dt_rank: R; unused where Δ is not selective.
+        dt_rank: R; unused where neither Δ nor A is selective.
 
     Source: sections 3.2, 3.5.2 and 3.6 of arXiv 2312.00752; start values of Δ and A as in the
     released code.
@@ -42,6 +56,7 @@ class S6(nn.Module):
             dt_rank if config.selective_delta else 0,
             n if config.selective_B else 0,
             n if config.selective_C else 0,
+            dt_rank if config.selective_A else 0,
         )
         self.x_proj = Linear(channels, sum(self.sizes), std=None) if any(self.sizes) else None
         self.dt_proj = _DeltaProjection(config, channels, self.sizes[0])
@@ -52,6 +67,8 @@ class S6(nn.Module):
         self.B = None if config.selective_B else mark_no_weight_decay(nn.Parameter(start_B))
         self.C = None if config.selective_C else mark_no_weight_decay(nn.Parameter(start_C))
         self.D = mark_no_weight_decay(nn.Parameter(torch.ones(channels)))
+        # Last, so that without it the other start values are drawn as ever.
+        self.A_proj = Linear(dt_rank, channels, std=None) if config.selective_A else None
 
     def forward(
         self,
@@ -74,21 +91,23 @@ class S6(nn.Module):
         Returns:
             y (B, L, D), or (y, state).
         """
-        delta, B, C = self._signals(x)
-        return selective_scan(
-            x,
+        u, delta, B, C, inside = self._operands(x, z)
+        result = selective_scan(
+            u,
             delta,
             self._A(),
             B,
             C,
-            self.D,
-            z=z,
-            delta_bias=self.dt_proj.bias,
-            delta_softplus=True,
             initial_state=state,
             return_last_state=return_state,
             cu_seqlens=cu_seqlens,
+            **inside,
         )
+        if inside:
+            return result
+        if isinstance(result, tuple):
+            return self._around(result[0], x, z), result[1]
+        return self._around(result, x, z)
 
     def step(self, x: Tensor, state: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step of decoding: x (B, D), state (B, D, K) -> y (B, D), state (B, D, K)."""
@@ -101,22 +120,20 @@ class S6(nn.Module):
     def _step(
         self, x: Tensor, state: Tensor, z: Tensor | None, in_place: bool
     ) -> tuple[Tensor, Tensor]:
-        delta, B, C = self._signals(x)
-        return selective_scan_update(
+        u, delta, B, C, inside = self._operands(x, z)
+        y, state = selective_scan_update(
             state,
-            x,
+            u,
             delta,
             self._A(),
             B,
             C,
-            self.D,
-            z=z,
-            delta_bias=self.dt_proj.bias,
-            delta_softplus=True,
             constant_B=not self.config.selective_B,
             constant_C=not self.config.selective_C,
             in_place=in_place,
+            **inside,
         )
+        return (y if inside else self._around(y, x, z)), state
 
     def init_state(
         self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None
@@ -133,12 +150,37 @@ class S6(nn.Module):
         B, C = (None if factor is None else self._pairs(factor) for factor in (self.B, self.C))
         return self._A(), B, C
 
-    def _signals(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Δ before its bias and softplus (..., D), and B and C, (..., N or K) or constant (D, K)."""
+    def _operands(
+        self, x: Tensor, z: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """The scan's u and Δ (..., D), its B and C, and what else it does: D u, gate, bias, softplus.
+
+        With a selective A that is nothing: Δ is done, in fp32 at least, and ``_around`` does the rest
+        with the x that was not divided.
+        """
+        delta, B, C, low_rank = self._signals(x)
+        bias = self.dt_proj.bias
+        if self.A_proj is None:
+            rest = {"D": self.D, "z": z, "delta_bias": bias, "delta_softplus": True}
+            return x, delta, B, C, rest
+        wide = torch.promote_types(bias.dtype, torch.float32)
+        # log(e - 1) is where softplus is 1.
+        factor = F.softplus(self.A_proj(low_rank).to(wide) + math.log(math.expm1(1)))
+        factor = factor.clamp(min=LEAST_FACTOR)
+        delta = F.softplus(delta.to(wide) + bias.to(wide))
+        return x.to(wide) / factor, delta * factor, B, C, {}
+
+    def _around(self, y: Tensor, x: Tensor, z: Tensor | None) -> Tensor:
+        """(y + D x) silu(z) in x's dtype."""
+        return gate(y + self.D.to(y.dtype) * x.to(y.dtype), z, x.dtype)
+
+    def _signals(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Δ before its bias and softplus (..., D), B and C, (..., N or K) or constant (D, K), and
+        what a selective A is made from (..., R)."""
         if self.x_proj is not None:
-            low_rank, B, C = self.x_proj(x).split(self.sizes, dim=-1)
+            low_rank, B, C, low_rank_A = self.x_proj(x).split(self.sizes, dim=-1)
         else:
-            low_rank = B = C = x
+            low_rank = B = C = low_rank_A = x
         if self.dt_proj.weight is not None:
             delta = F.linear(low_rank, self.dt_proj.weight)
         else:
@@ -147,6 +189,7 @@ class S6(nn.Module):
             delta,
             self._pairs(B if self.B is None else self.B),
             self._pairs(C if self.C is None else self.C),
+            low_rank_A,
         )
 
     def _A(self) -> Tensor:

@@ -1,7 +1,7 @@
-"""The switches of the S6 mixer: what Tables 7 to 10 of the Mamba paper vary, and nothing else."""
+"""The switches of the S6 mixer: what Tables 7 to 10 of the Mamba paper vary, and a selective A."""
 
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ssmlab.core.errors import ConfigError
@@ -22,9 +22,13 @@ class S6Config:
         d_state: N, real numbers of state per channel. A complex A keeps N/2 conjugate pairs, so that
             the size of the state and the number of parameters are those of a real A.
         dt_rank: R, rank of the projection that makes Δ; "auto" is ceil(d_model / 16) of the block
-            around the mixer. At most the number of channels. Without effect on a static Δ.
+            around the mixer. At most the number of channels. Also the rank of a selective A; without
+            effect where both Δ and A are static.
         selective_delta: Δ depends on the input; otherwise it is one learned number per channel.
         selective_B, selective_C: B (C) depends on the input; otherwise it is a learned (D, N).
+        selective_A: A depends on the input too: A_t = A a_t, with a factor a_t > 0 for each channel
+            that is made from the input as Δ is (see ``S6``). Section 3.5.2 leaves this as a
+            hypothesis; no fast path but the scan's own knows it.
         constant_init: start of a constant B or C, which the paper leaves open. "matched" is
             N(0, 0.14²), the size at which a selective one starts in a Mamba block, so that rows of an
             ablation differ in selection and not in how loud the state is at first; "s4d" is B = 1 and
@@ -42,6 +46,7 @@ class S6Config:
     selective_delta: bool = True
     selective_B: bool = True
     selective_C: bool = True
+    selective_A: bool = False
     constant_init: ConstantInit = "matched"
     a_init: AInit = "s4d-real"
     dt_min: float = 1e-3
@@ -79,3 +84,17 @@ class S6Config:
     def is_complex(self) -> bool:
         """Whether A, B, C and the state are complex."""
         return self.a_init in COMPLEX_INITS
+
+    def effective(self, dt_rank: int) -> "S6Config":
+        """The same mixer with everything without effect at its default.
+
+        Args:
+            dt_rank: R, "auto" resolved.
+        """
+        return replace(
+            self,
+            dt_rank=dt_rank if self.selective_delta or self.selective_A else "auto",
+            constant_init="matched"
+            if self.selective_B and self.selective_C
+            else self.constant_init,
+        )

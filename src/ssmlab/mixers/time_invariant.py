@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ssmlab.mixers.linear import mark_learning_rate, mark_no_weight_decay
 from ssmlab.mixers.packing import full_precision, run_packed
 from ssmlab.ops import fft_conv
+from ssmlab.ops._filters import toeplitz_matrix, with_skip
 
 _CHUNK = 64
 
@@ -51,6 +52,11 @@ class TimeInvariant(nn.Module):
     def kernel(self, length: int) -> Tensor:
         """k_0 ... k_{L-1}, (D, L), in the computing dtype."""
         raise NotImplementedError
+
+    def whole_filter(self, length: int) -> Tensor | None:
+        """All that the mixer does to a whole sequence without a state: the taps (D, L), the skip in
+        the first of them; None where that is not a convolution (mode "scan")."""
+        return with_skip(self.kernel(length), self.D) if self.mode == "conv" else None
 
     def discrete(self) -> Discrete:
         """Ā, B̄ and C."""
@@ -124,8 +130,7 @@ class TimeInvariant(nn.Module):
         )
 
         taps = torch.einsum("dn,dtn->dt", read[:, 0], reach)
-        toeplitz = F.pad(taps, (steps - 1, 0)).unfold(1, steps, 1).flip(2)  # k at row - column
-        y = torch.einsum("dbct,dst->bcsd", wide, toeplitz)
+        y = torch.einsum("dbct,dst->bcsd", wide, toeplitz_matrix(taps, steps))
         y = y + torch.einsum("cdbn,dsn->bcsd", torch.stack(before), read[:, 1:])
         y = y.reshape(batch, chunks * steps, channels)[:, :length]
         return y + self.D.to(dtype) * x.to(dtype), h.transpose(0, 1)

@@ -1,6 +1,6 @@
 """Config of the language model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ssmlab.blocks.h3 import H3Config
@@ -145,3 +145,29 @@ class LanguageModelConfig:
         """Rows of the embedding."""
         multiple = self.pad_vocab_size_multiple
         return -(-self.vocab_size // multiple) * multiple
+
+    def effective(self) -> "LanguageModelConfig":
+        """The same model, with everything that has no effect on it at one value.
+
+        What builds the same model out of the same random numbers is equal here: configs of blocks
+        and mixers that the model has none of are at their defaults, sizes left to "auto" are
+        resolved, and the pattern has a letter for each block.
+        """
+        layers, width, default = self.layers, self.d_model, LanguageModelConfig()
+        # Mamba blocks have start values of their own.
+        plain = all(letter == "M" for letter in layers)
+        return replace(
+            self,
+            pattern=" ".join(layers),
+            attention_at=(),
+            mamba=self.mamba.effective(width) if "M" in layers else default.mamba,
+            h3=self.h3.effective(width) if "H" in layers else default.h3,
+            hyena=self.hyena if "Y" in layers else default.hyena,
+            attention=self.attention.effective(width) if "A" in layers else default.attention,
+            mlp=self.mlp.effective(width) if "F" in layers else default.mlp,
+            plain_mlp=self.plain_mlp.effective(width) if "P" in layers else default.plain_mlp,
+            max_positions=self.max_positions
+            if self.positions == "learned"
+            else default.max_positions,
+            linear_init=default.linear_init if plain else self.linear_init,
+        )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ssmlab.blocks.in_place import step_in_place
 from ssmlab.blocks.residual import NORMS
+from ssmlab.blocks.stream import fuses, read_block, read_last, settle
 from ssmlab.core.errors import ConfigError
 from ssmlab.mixers.linear import Linear
 from ssmlab.models.config import LanguageModelConfig
@@ -107,8 +108,8 @@ class LanguageModel(nn.Module):
         packed = _packed(input_ids, attention_mask, cu_seqlens)
         if packed is not None:
             input_ids, cu_seqlens = packed.input_ids, packed.cu_seqlens
-        residual, states = self.trunk(input_ids, state, return_state, cu_seqlens)
-        logits = self.head(residual)
+        residual, pending, states = self._stack(input_ids, state, return_state, cu_seqlens)
+        logits = self.head(residual, pending)
         if packed is not None:
             logits = unpack(logits, packed)
         return (logits, states) if return_state else logits
@@ -132,28 +133,37 @@ class LanguageModel(nn.Module):
         packed = _packed(input_ids, attention_mask, cu_seqlens)
         if packed is not None:
             input_ids, cu_seqlens = packed.input_ids, packed.cu_seqlens
-        residual, states = self.trunk(input_ids, state, True, cu_seqlens)
-        last = residual[:, -1] if cu_seqlens is None else residual[0, cu_seqlens[1:].long() - 1]
-        return self.head(last), states
+        residual, pending, states = self._stack(input_ids, state, True, cu_seqlens)
+        last = (slice(None), -1) if cu_seqlens is None else (0, cu_seqlens[1:].long() - 1)
+        return self.head(residual[last], None if pending is None else pending[last]), states
 
     def step(self, input_ids: Tensor, state: LayerStates) -> tuple[Tensor, LayerStates]:
         """One token of each row: input_ids (B,) and state -> logits (B, V) and the new state."""
-        residual = self._embed(input_ids, 1, "(B,)")
+        residual, pending = self._embed(input_ids, 1, "(B,)"), None
         states: LayerStates = []
         for layer, before in zip(self.layers, state, strict=True):
-            residual, after = layer.step(residual, before)  # type: ignore[operator]
+            if fuses(layer, residual):
+                x, residual = read_block(layer, residual, pending)
+                pending, after = layer.mixer.step(x, before)  # type: ignore[operator]
+            else:
+                residual, pending = settle(residual, pending), None
+                residual, after = layer.step(residual, before)  # type: ignore[operator]
             states.append(after)
-        return self.head(residual), states
+        return self.head(residual, pending), states
 
     def step_(self, input_ids: Tensor, state: LayerStates) -> Tensor:
         """As :meth:`step`, the new state written over the old one: the logits (B, V) alone.
 
         Only without gradients, and for states whose tensors keep their shapes (attention's do not).
         """
-        residual = self._embed(input_ids, 1, "(B,)")
+        residual, pending = self._embed(input_ids, 1, "(B,)"), None
         for layer, before in zip(self.layers, state, strict=True):
-            residual = step_in_place(layer, residual, before)
-        return self.head(residual)
+            if fuses(layer, residual):
+                x, residual = read_block(layer, residual, pending)
+                pending = step_in_place(layer.mixer, x, before)
+            else:
+                residual, pending = step_in_place(layer, settle(residual, pending), before), None
+        return self.head(residual, pending)
 
     def init_state(self, batch_size: int) -> LayerStates:
         """The state before the first token."""
@@ -172,7 +182,8 @@ class LanguageModel(nn.Module):
         """
         # A compiled model is compiled where it is called; a head that somebody wrapped must be.
         if self._compiled_call_impl is None and type(self.lm_head) is Linear:
-            hidden = self.norm_f(self.trunk(input_ids)[0]).flatten(0, 1)
+            residual, pending, _ = self._stack(input_ids)
+            hidden = read_last(self.norm_f, residual, pending).flatten(0, 1)
             weight = self.lm_head.weight[: self.config.vocab_size]
             return linear_cross_entropy(hidden, weight, targets.flatten())
         logits = self(input_ids).float()
@@ -228,18 +239,38 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, LayerStates]:
         """All but the head: arguments as in ``forward`` -> residual (B, L, M) after the last block,
         and the states (None each, unless asked for)."""
-        residual = self._embed(input_ids, 2, "(B, L)")
+        residual, pending, states = self._stack(input_ids, state, return_state, cu_seqlens)
+        return settle(residual, pending), states
+
+    def head(self, residual: Tensor, pending: Tensor | None = None) -> Tensor:
+        """Final norm and head: residual (..., M) -> logits (..., V).
+
+        ``pending`` (..., M) is an output of the last block that is yet to be added.
+        """
+        x = read_last(self.norm_f, residual, pending, self.lm_head)
+        # Rows that only pad the vocabulary are not tokens: they are never offered.
+        return self.lm_head(x)[..., : self.config.vocab_size]
+
+    def _stack(
+        self,
+        input_ids: Tensor,
+        state: LayerStates | None = None,
+        return_state: bool = False,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, LayerStates]:
+        """As ``trunk``, the last block's output apart where it is not added yet."""
+        residual, pending = self._embed(input_ids, 2, "(B, L)"), None
         states: LayerStates = []
         for index, layer in enumerate(self.layers):
             before = None if state is None else state[index]
-            residual, after = layer(residual, before, return_state, cu_seqlens)
+            if fuses(layer, residual):
+                x, residual = read_block(layer, residual, pending)
+                pending, after = layer.mix(x, before, return_state, cu_seqlens)
+            else:
+                residual, pending = settle(residual, pending), None
+                residual, after = layer(residual, before, return_state, cu_seqlens)
             states.append(after)
-        return residual, states
-
-    def head(self, residual: Tensor) -> Tensor:
-        """Final norm and head: residual (..., M) -> logits (..., V)."""
-        # Rows that only pad the vocabulary are not tokens: they are never offered.
-        return self.lm_head(self.norm_f(residual))[..., : self.config.vocab_size]
+        return residual, pending, states
 
     def _embed(self, input_ids: Tensor, dims: int, spelt: str) -> Tensor:
         if input_ids.dim() != dims or input_ids.is_floating_point() or input_ids.numel() == 0:

@@ -28,6 +28,8 @@ def not_plain_mamba(model: LanguageModel) -> str | None:
         for name in ("selective_delta", "selective_B", "selective_C"):
             if not getattr(switches, name):
                 return f"block {index} has {name}=False"
+        if switches.selective_A:
+            return f"block {index} has selective_A=True"
         if switches.is_complex:
             return f"block {index} has a complex A (a_init={switches.a_init!r})"
         if not isinstance(layer.norm, RMSNorm):

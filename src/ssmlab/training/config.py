@@ -1,7 +1,7 @@
 """What a training run is made of: one model, one data source, one recipe, one seed."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ssmlab.core.errors import ConfigError
@@ -32,6 +32,9 @@ class TrainingConfig:
         checkpoint_every_seconds: training seconds between checkpoints; 0 for none by time.
         checkpoint_every_steps: steps between checkpoints; 0 for none by steps.
         device: ``auto`` (CUDA if there is one, else CPU) or a torch device such as ``cuda:1``.
+        cuda_graph: whether a step is replayed as a CUDA graph, on CUDA devices. The numbers are the
+            same; what it saves is the time in which Python launches kernels, which is most of it for
+            a small model. Where a step cannot be recorded, a warning says so and it runs as without.
         compile: whether ``torch.compile`` is applied to the model.
         threads: CPU threads of torch; 0 leaves torch's own choice.
         save_model: whether the final weights are kept as ``model.safetensors``.
@@ -57,6 +60,7 @@ class TrainingConfig:
     checkpoint_every_seconds: float = 30.0
     checkpoint_every_steps: int = 0
     device: str = "auto"
+    cuda_graph: bool = True
     compile: bool = False
     threads: int = 0
     save_model: bool = False
@@ -114,6 +118,15 @@ class TrialConfig:
                 f"training.seq_len={length} is longer than the model takes, {limit[1]}={limit[0]}; "
                 f"set {limit[1]} to {length}, or a shorter seq_len"
             )
+
+    def effective(self) -> "TrialConfig":
+        """The same trial, with everything that has no effect on its result at one value.
+
+        Trials that differ here may differ in their results; trials that are equal here, on the same
+        text and kind of device, do not. What only changes the order of additions, such as
+        ``grad_accumulation`` and ``recompute``, counts as having an effect.
+        """
+        return replace(self, model=self.model.effective(), data=replace(self.data, cache_dir=None))
 
 
 def _at_least(name: str, value: int, least: int) -> None:

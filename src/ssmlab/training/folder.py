@@ -3,9 +3,8 @@
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
-from ssmlab.core.config import to_dict
+from ssmlab.core.config import flatten, to_dict
 from ssmlab.core.errors import CheckpointError
 from ssmlab.training.config import TrialConfig
 
@@ -32,7 +31,7 @@ def check_same_config(folder: Path, config: TrialConfig) -> None:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}; use another folder") from error
-    old, new = _flat(stored), _flat(to_dict(config))
+    old, new = flatten(stored), flatten(to_dict(config))
     if config.model.vocab_size == 0:  # not yet filled in
         new["model.vocab_size"] = old.get("model.vocab_size")
     different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
@@ -45,9 +44,3 @@ def check_same_config(folder: Path, config: TrialConfig) -> None:
             f"{folder} holds a trial with another config: {shown}{more}; use another folder, or "
             "remove this one"
         )
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict):
-        return {prefix[:-1]: data}
-    return {k: v for key, value in data.items() for k, v in _flat(value, f"{prefix}{key}.").items()}

@@ -28,12 +28,31 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW as the paper's improved recipe has it, with torch's fused step where there is one."""
-    fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
+    """AdamW as the paper's improved recipe has it, with torch's fused step where there is one.
+
+    On a CUDA device nothing of a step is a number of the host's, so that it can be recorded.
+    """
+    devices = {parameter.device for parameter in model.parameters()}
+    on_cuda = all(device.type == "cuda" for device in devices)
+    groups = parameter_groups(model, config)
+    if on_cuda:
+        for group in groups:
+            group["lr"] = torch.tensor(config.lr, device=next(iter(devices)))
     return torch.optim.AdamW(
-        parameter_groups(model, config),
+        groups,
         lr=config.lr,
         betas=config.betas,
         eps=1e-8,
-        fused=fused,
+        fused=all(device.type in ("cpu", "cuda") for device in devices),
+        capturable=on_cuda,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of ``rate``, where the group keeps it."""
+    for group in optimizer.param_groups:
+        own = rate * group["lr_scale"]
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(own)
+        else:
+            group["lr"] = own

@@ -184,7 +184,7 @@ class StudyProgress:
 
     def __call__(self, event: StudyEventLike) -> None:
         name = event.trial or "study"
-        if event.kind in ("prepare", "preflight", "start", "done"):
+        if event.kind in ("prepare", "preflight", "reuse", "start", "done"):
             if event.message:
                 self._display.say(event.message, style="dim")
         elif event.kind == "warning":

@@ -149,6 +149,7 @@ class _Run:
         # Losses and norms not yet read: on a GPU, reading them every step would make it wait.
         self.unread: list[tuple[Tensor, Tensor]] = []
         self.grad_norm = 0.0
+        self.told_of_graph = False
 
     def train(self, should_stop: Callable[[], bool]) -> TrialResult:
         state, training = self.state, self.training
@@ -157,6 +158,7 @@ class _Run:
         self.speed.restart()
         while state.step < training.steps:
             self.unread.append(self.trainer.step(state.step))
+            self._tell_of_graph()
             state.step += 1
             stop = should_stop()
             last = state.step == training.steps
@@ -185,6 +187,16 @@ class _Run:
         if not math.isfinite(val_loss):
             return self._finish(f"validation loss {val_loss} after step {state.step}", None)
         return self._finish(None, val_loss)
+
+    def _tell_of_graph(self) -> None:
+        graph = self.trainer.graph
+        if graph is not None and graph.failure is not None and not self.told_of_graph:
+            self.told_of_graph = True
+            self._tell(
+                "warning",
+                message=f"steps are not replayed as a CUDA graph ({graph.failure}): the same "
+                "numbers, slower; --set training.cuda_graph=false does not try",
+            )
 
     def _read_losses(self) -> str | None:
         """Read the losses of the steps since the last call; why the trial diverged, if it did."""

@@ -16,7 +16,8 @@ from ssmlab.data.text import TextData
 from ssmlab.models.language_model import LanguageModel
 from ssmlab.training.config import TrialConfig
 from ssmlab.training.device import uses_bf16
-from ssmlab.training.optim import build_optimizer
+from ssmlab.training.graph import GraphedStep
+from ssmlab.training.optim import build_optimizer, set_learning_rate
 from ssmlab.training.schedule import learning_rate
 
 _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -27,6 +28,9 @@ class Trainer:
 
     Everything random follows from ``config.seed``: it seeds torch before the weights are drawn
     (on the CPU, so that they are the same on every device) and names the training windows.
+
+    Attributes:
+        graph: what replays the steps, on CUDA devices.
     """
 
     def __init__(self, config: TrialConfig, data: TextData, device: torch.device) -> None:
@@ -40,6 +44,8 @@ class Trainer:
         self.bf16 = uses_bf16(config.training, device)
         if config.training.compile:
             self.model.compile()  # in place: the names of the parameters stay
+        graphed = device.type == "cuda" and config.training.cuda_graph
+        self.graph = GraphedStep(device) if graphed else None
 
     @property
     def n_params(self) -> int:
@@ -62,20 +68,11 @@ class Trainer:
             seed=self.config.seed,
         )
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        pieces = training.grad_accumulation
-        for part, wanted in zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True):
-            with self._autocast():
-                loss = self.model.loss(self._to_device(part), self._to_device(wanted)) / pieces
-            loss.backward()
-            total += loss.detach()
-        norm = self._clip(training.grad_clip)
-        rate = learning_rate(training, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        self.optimizer.step()
-        return total, norm
+        set_learning_rate(self.optimizer, learning_rate(training, step))
+        if self.graph is not None:
+            loss, norm = self.graph(self._update, inputs.pin_memory(), targets.pin_memory())
+            return loss, norm
+        return self._update(self._to_device(inputs), self._to_device(targets))
 
     @torch.no_grad()
     def evaluate(self) -> float:
@@ -154,6 +151,22 @@ class Trainer:
                 state[index] = {key: tensors[name] for key, name in keys.items()}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if self.graph is not None:
+            self.graph.forget()  # the moments have moved
+
+    def _update(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss, gradients, clipping and the optimiser: kernels alone, nothing waits for them."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        pieces = self.config.training.grad_accumulation
+        for part, wanted in zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True):
+            with self._autocast():
+                loss = self.model.loss(part, wanted) / pieces
+            loss.backward()
+            total += loss.detach()
+        norm = self._clip(self.config.training.grad_clip)
+        self.optimizer.step()
+        return total, norm
 
     def _clip(self, largest: float) -> Tensor:
         if largest > 0:

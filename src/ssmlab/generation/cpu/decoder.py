@@ -20,9 +20,8 @@ from ssmlab.mixers.s6 import S6
 from ssmlab.models.language_model import LanguageModel, LayerStates
 from ssmlab.models.plain import not_plain_mamba
 from ssmlab.ops._cpu.compiling import address_of
+from ssmlab.ops._cpu.intrinsics import LINE
 from ssmlab.ops._cpu.team import find_team
-
-_ALIGN = 16  # channels: the numbers of one cache line
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 _locks: dict[int, threading.Lock] = {}
@@ -56,7 +55,7 @@ class CpuDecoder:
         self._copies: list[Tensor] = []
         self._table = np.array([self._addresses(layer) for layer in model.layers], np.int64)
         channels = model.config.mamba.d_inner(model.config.d_model)
-        self.threads = max(1, min(torch.get_num_threads(), channels // _ALIGN))
+        self.threads = max(1, min(torch.get_num_threads(), channels // LINE))
         self._set_state(state)
 
     def step(self, input_ids: Tensor) -> Tensor:
@@ -199,8 +198,8 @@ def _array(parameter: Tensor) -> Any:
 
 def _cuts(count: int, threads: int) -> Any:
     """Bounds that give each thread a share of whole cache lines."""
-    lines = -(-count // _ALIGN)
-    return np.minimum(np.arange(threads + 1) * lines // threads * _ALIGN, count).astype(np.int64)
+    lines = -(-count // LINE)
+    return np.minimum(np.arange(threads + 1) * lines // threads * LINE, count).astype(np.int64)
 
 
 @functools.cache

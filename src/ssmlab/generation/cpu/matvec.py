@@ -11,10 +11,9 @@ Shapes: B vectors, K columns.
 
 from typing import Any
 
-from ssmlab.generation.cpu.sync import prefetch
 from ssmlab.ops._cpu.compiling import inline, inline_sum
+from ssmlab.ops._cpu.intrinsics import LINE, prefetch
 
-_LINE = 16  # numbers of a cache line
 _AHEAD = 2  # rows
 _MANY = 12  # vectors, from which on arithmetic sets the pace
 
@@ -66,7 +65,7 @@ def _dot_4x4(w0: Any, w1: Any, w2: Any, w3: Any, x0: Any, x1: Any, x2: Any, x3: 
 
 @inline
 def _fetch(row: Any) -> None:
-    for k in range(0, row.shape[0], _LINE):
+    for k in range(0, row.shape[0], LINE):
         prefetch(row, k)
 
 
@@ -75,10 +74,7 @@ def product(weight: Any, first: int, end: int, k0: int, k1: int, x: Any, x0: int
     """out[b, r] = weight[r, k0:k1] . x[b, x0 : x0 + k1 - k0], for first <= r < end and all b."""
     batch, width = x.shape[0], k1 - k0
     told = batch >= 4 or width < weight.shape[1]
-    b = 0
-    while b + 4 <= batch:
-        b += 4
-    whole = b
+    whole = batch // 4 * 4
     r = first
     if batch >= _MANY:
         while r + 4 <= end:
