@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,13 +9,8 @@ from scipy import stats
 
 from ssmlab.studies import Axis, Claim, Contrast, Point, Scale, Study
 from ssmlab.studies.claims import better
-from ssmlab.studies.statistics import (
-    contrast_test,
-    judge,
-    kendall_tau,
-    mean_interval,
-    perplexity_interval,
-)
+from ssmlab.studies.spread import Spread, spread_of
+from ssmlab.studies.statistics import contrast_test, judge, kendall_tau, row_interval
 
 STUDY = Study(
     "demo", "", "", (Axis("row", tuple(Point(x, {}, x) for x in "abc")),), {}, (Scale("s", {}),)
@@ -31,45 +27,95 @@ def claim(*contrasts):
     return Claim("claim", "text", "source", contrasts)
 
 
-def test_interval_by_hand():
-    # mean 2, variance 1, t(0.975; 2) = 4.302653: half = 4.302653 / sqrt(3)
-    interval = mean_interval([1.0, 2.0, 3.0])
-    assert interval is not None
-    assert interval.mean == 2.0
-    assert interval.low == pytest.approx(2 - 2.484138, abs=1e-6)
-    assert interval.high == pytest.approx(2 + 2.484138, abs=1e-6)
+def outlying(*, seeds):
+    """Five rows of equal spread and one, "c", of fifty times that."""
+    rng = np.random.default_rng(0)
+    rows = {name: list(rng.normal(0, 0.01, seeds)) for name in "abdef"}
+    return samples(**rows, c=list(rng.normal(0, 0.5, seeds)))
 
 
-def test_perplexity_interval_is_that_of_the_log():
-    logs = [1.0, 1.1, 1.3]
-    interval, inner = perplexity_interval(logs), mean_interval(logs)
+def test_a_row_alone_has_students_interval():
+    # logs: mean 2, variance 1, t(0.975; 2) = 4.302653: half = 4.302653 / sqrt(3)
+    rows = samples(a=[1.0, 2.0, 3.0])
+    interval = row_interval(rows, "a", spread_of(rows))
     assert interval is not None
-    assert inner is not None
-    assert math.log(interval.mean) == pytest.approx(inner.mean)
+    assert math.log(interval.mean) == pytest.approx(2.0)
     assert interval.low is not None
-    assert math.log(interval.low) == pytest.approx(inner.low)
+    assert math.log(interval.low) == pytest.approx(2 - 2.484138, abs=1e-6)
+    assert interval.high is not None
+    assert math.log(interval.high) == pytest.approx(2 + 2.484138, abs=1e-6)
 
 
-def test_interval_of_one_and_of_none():
-    one = mean_interval([4.0])
-    assert one is not None
-    assert (one.mean, one.low, one.high, one.n) == (4.0, None, None, 1)
-    assert mean_interval([]) is None
+def test_the_spread_is_pooled_over_rows():
+    # sums of squares 2 and 0.5 over 2 + 1 degrees; a row of one seed has none
+    rows = samples(a=[1.0, 2.0, 3.0], b=[0.0, 1.0], c=[7.0])
+    spread = spread_of(rows)
+    assert (spread.variance, spread.df, spread.rows) == (pytest.approx(2.5 / 3), 3, 2)
+    interval = row_interval(rows, "b", spread)
+    assert interval is not None
+    assert interval.high is not None
+    half = stats.t.ppf(0.975, 3) * math.sqrt(2.5 / 3 / 2)
+    assert math.log(interval.high) == pytest.approx(0.5 + half)
+    least = spread.least_difference(2)
+    assert least == pytest.approx(stats.t.ppf(0.975, 3) * math.sqrt(2.5 / 3))
+    single = row_interval(rows, "c", spread)
+    assert single is not None
+    assert (single.low, single.high, single.n) == (None, None, 1)
+    assert row_interval(rows, "z", spread) is None
+    assert spread_of(samples(a=[1.0], b=[])) == Spread(0.0, 0, 0)
+    assert Spread(0.0, 0, 0).deviation is None
+
+
+def test_a_row_that_scatters_by_far_more_does_not_widen_the_others():
+    for seeds in (2, 3, 5):
+        rows = outlying(seeds=seeds)
+        spread = spread_of(rows)
+        assert set(spread.own) == {"c"}
+        assert spread.df == 5 * (seeds - 1)
+        assert spread.deviation is not None
+        assert spread.deviation < 0.03
+        wide, narrow = (row_interval(rows, name, spread) for name in "ca")
+        assert wide is not None
+        assert narrow is not None
+        assert wide.high / wide.mean > narrow.high / narrow.mean
+        test = contrast_test(better("a", "c"), rows, STUDY)
+        assert test.df is not None
+        assert test.df == pytest.approx(seeds - 1, rel=0.1)  # nearly all of the variance is c's
+        assert contrast_test(better("a", "b"), rows, STUDY).df == spread.df
+
+
+def test_outliers_are_found_at_their_level_and_no_more():
+    """Cochran's test: of studies of equal spread, one in a hundred at most has an "outlier"."""
+    rng = np.random.default_rng(1)
+    found = 0
+    for values in rng.normal(size=(1000, 8, 3)):
+        rows = {str(i): dict(enumerate(map(float, row))) for i, row in enumerate(values)}
+        found += bool(spread_of(rows).own)
+    assert found <= 20  # 10 expected at most, standard deviation 3
+
+
+def test_a_true_difference_of_nothing_is_seldom_called_one():
+    rng = np.random.default_rng(2)
+    called = 0
+    for values in rng.normal(scale=0.01, size=(1000, 3, 3)):
+        rows = samples(**dict(zip("abc", values.tolist(), strict=True)))
+        called += judge(claim(better("a", "b")), rows, STUDY).decision != "undecided"
+    assert 25 <= called <= 75  # 5% expected, standard deviation 7
 
 
 @given(st.lists(finite, min_size=2, max_size=6), st.lists(finite, min_size=2, max_size=6))
 @settings(max_examples=60, deadline=None)
-def test_two_rows_are_welchs_test(a, b):
+def test_two_rows_are_students_test(a, b):
     if max(a) - min(a) < 1e-3 or max(b) - min(b) < 1e-3:
         return
     ours = contrast_test(better("a", "b"), samples(a=a, b=b), STUDY)
-    scipys = stats.ttest_ind(a, b, equal_var=False)
+    scipys = stats.ttest_ind(a, b)
     interval = scipys.confidence_interval(0.95)
     assert ours.t == pytest.approx(scipys.statistic, rel=1e-6, abs=1e-9)
     assert ours.df == pytest.approx(scipys.df, rel=1e-6)
     assert ours.low == pytest.approx(interval.low, rel=1e-6, abs=1e-9)
     assert ours.high == pytest.approx(interval.high, rel=1e-6, abs=1e-9)
-    less = stats.ttest_ind(a, b, equal_var=False, alternative="less").pvalue
+    less = stats.ttest_ind(a, b, alternative="less").pvalue
     assert ours.p == pytest.approx(less, rel=1e-5, abs=1e-12)
     assert ours.p is not None
     assert ours.p_against == pytest.approx(1 - ours.p, abs=1e-9)
@@ -89,13 +135,28 @@ def test_a_contrast_does_not_feel_a_common_shift(values, shift, bound):
         assert second.df == pytest.approx(first.df, rel=1e-6)
 
 
-def test_satterthwaite_of_three_rows_by_hand():
-    # variances of the means: 1·(2/2), .25·(8/2), .25·(2/2) -> 1, 1, .25; all with 1 degree
+def test_a_contrast_of_three_rows_by_hand():
+    # pooled variance (2 + 8 + 2) / 3 = 4; times (1 + .25 + .25) / 2 seeds -> 3
     rows = samples(a=[1.0, 3.0], b=[0.0, 4.0], c=[5.0, 7.0])
     test = contrast_test(Contrast({"a": 1.0, "b": -0.5, "c": -0.5}), rows, STUDY)
     assert test.estimate == pytest.approx(2 - 1 - 3)
-    assert test.t == pytest.approx(-2 / 1.5)
-    assert test.df == pytest.approx(2.25**2 / (1 + 1 + 0.0625))
+    assert test.t == pytest.approx(-2 / math.sqrt(3))
+    assert test.df == 3
+
+
+def test_satterthwaite_where_a_row_has_a_spread_of_its_own():
+    rows = outlying(seeds=3)
+    spread = spread_of(rows)
+    own, free = spread.own["c"]
+    test = contrast_test(Contrast({"a": 1.0, "b": -0.5, "c": -0.5}), rows, STUDY)
+    shared, apart = 1.25 / 3 * spread.variance, 0.25 / 3 * own
+    assert test.df == pytest.approx(
+        (shared + apart) ** 2 / (shared**2 / spread.df + apart**2 / free)
+    )
+    assert test.high is not None
+    assert test.estimate is not None
+    half = stats.t.ppf(0.975, test.df) * math.sqrt(shared + apart)
+    assert test.high - test.estimate == pytest.approx(half)
 
 
 def test_the_verdicts():

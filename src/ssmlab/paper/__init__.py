@@ -1,4 +1,4 @@
-"""The paper's studies as data, and how a study is found by its name or in a user's file."""
+"""The paper's studies and ours beyond it, as data; how a study is found by its name or in a file."""
 
 import importlib
 import importlib.util
@@ -18,11 +18,18 @@ _STUDIES = {
     "table9": ("ssmlab.paper.table9", "TABLE9"),
     "table10": ("ssmlab.paper.table10", "TABLE10"),
     "hybrids": ("ssmlab.paper.hybrids", "HYBRIDS"),
+    "pairs": ("ssmlab.paper.beyond", "PAIRS"),
+    "state": ("ssmlab.paper.beyond", "STATE"),
+    "selective-a": ("ssmlab.paper.beyond", "SELECTIVE_A"),
+    "spread": ("ssmlab.paper.beyond", "SPREAD"),
+    "ssd": ("ssmlab.paper.beyond_layers", "SSD"),
+    "rates": ("ssmlab.paper.beyond_layers", "RATES"),
+    "replication": ("ssmlab.paper.replication", "REPLICATION"),
 }
 
 
 def study_names() -> list[str]:
-    """The names of the paper's studies, in its order."""
+    """The names of the paper's studies, in its order, then of ours, then the one of all."""
     return list(_STUDIES)
 
 

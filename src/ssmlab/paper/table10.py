@@ -4,6 +4,8 @@ The paper fixes the rank of Δ at 64, which is width / 16, "auto"; other scales 
 Constant B and C are learned (channels, N) matrices, as many numbers as the projections otherwise.
 """
 
+from collections.abc import Sequence
+
 from ssmlab.paper.base import BASE, SCALES, SOURCE
 from ssmlab.studies.claims import Claim, alike, better, falling, larger_gain
 from ssmlab.studies.study import Axis, Figure, Point, Study
@@ -12,6 +14,14 @@ SIZES = (1, 2, 4, 8, 16)
 _PARAMS_M = (367.1, 367.4, 368.0, 369.1, 371.5)
 _CONSTANT = (9.88, 9.86, 9.82, 9.82, 9.81)
 _SELECTIVE = (9.73, 9.40, 9.09, 8.84, 8.71)
+
+
+def axes(sizes: Sequence[int]) -> tuple[Axis, ...]:
+    """Constant and selective B and C, by the size of the state."""
+    return (
+        Axis("B, C", (_point("constant", False), _point("selective", True))),
+        Axis("N", tuple(Point(str(n), {"model.mamba.ssm.d_state": n}, f"n{n}") for n in sizes)),
+    )
 
 
 def _point(label: str, selective: bool) -> Point:
@@ -23,10 +33,7 @@ TABLE10 = Study(
     name="table10",
     title="Table 10: size of the state, with constant and selective B and C",
     source=f"{SOURCE}, Table 10",
-    axes=(
-        Axis("B, C", (_point("constant", False), _point("selective", True))),
-        Axis("N", tuple(Point(str(n), {"model.mamba.ssm.d_state": n}, f"n{n}") for n in SIZES)),
-    ),
+    axes=axes(SIZES),
     base=BASE,
     scales=SCALES,
     figures={

@@ -7,7 +7,8 @@ from ssmlab.studies.claims import Claim, best, better, worst
 from ssmlab.studies.study import Axis, Figure, Point, Study
 
 
-def _selective(delta: bool, B: bool, C: bool) -> dict[str, Any]:
+def selective(delta: bool, B: bool, C: bool) -> dict[str, Any]:
+    """The keys of a trial's config that say which of Δ, B and C depend on the input."""
     return {
         "model.mamba.ssm.selective_delta": delta,
         "model.mamba.ssm.selective_B": B,
@@ -23,11 +24,11 @@ TABLE7 = Study(
         Axis(
             "selective",
             (
-                Point("none", _selective(False, False, False)),
-                Point("B only", _selective(False, True, False)),
-                Point("C only", _selective(False, False, True)),
-                Point("Δ only", _selective(True, False, False)),
-                Point("all", _selective(True, True, True)),
+                Point("none", selective(False, False, False)),
+                Point("B only", selective(False, True, False)),
+                Point("C only", selective(False, False, True)),
+                Point("Δ only", selective(True, False, False)),
+                Point("all", selective(True, True, True)),
             ),
         ),
     ),

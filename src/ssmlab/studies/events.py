@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 StudyEventKind = Literal[
     "prepare",
     "preflight",
+    "reuse",
     "start",
     "trial-start",
     "trial-event",
@@ -25,8 +26,8 @@ class StudyEvent:
     """One moment of a study.
 
     Attributes:
-        kind: what happened. ``trial-skipped`` is a trial that was finished before, or that another
-            process holds.
+        kind: what happened. ``reuse`` says what was taken over from other studies;
+            ``trial-skipped`` is a trial that was finished before, or that another process holds.
         trial: name of the trial, where it is about one.
         index: the trial's place among all, from 1.
         total: trials in all.

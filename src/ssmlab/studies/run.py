@@ -1,14 +1,15 @@
 """Run a whole study, or go on with one."""
 
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssmlab.core.errors import Interrupted, StudyError
+from ssmlab.core.files import leaving_no_empty_folder
 from ssmlab.studies.events import OnStudyEvent, StudyEvent
 from ssmlab.studies.executor import LocalExecutor, Tally
 from ssmlab.studies.preflight import check_requirements, preflight
+from ssmlab.studies.reuse import open_sources, take_over
 from ssmlab.studies.store import StudyResults, StudyStore
 from ssmlab.studies.study import Study
 
@@ -21,6 +22,8 @@ def run_study(
     seeds: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     workers: int = 1,
+    reuse: Sequence[Path] = (),
+    collect: bool = False,
     on_event: OnStudyEvent | None = None,
 ) -> StudyResults:
     """Run all trials of a study in folder ``out``, going on from whatever is there.
@@ -37,18 +40,26 @@ def run_study(
             if that is more.
         overrides: dotted keys of ``TrialConfig`` that win over the study's own.
         workers: trials side by side, each in a process of its own.
+        reuse: folders of other studies, or files they are packed in. A trial that one of them has
+            finished, with a config that cannot but give the same result, is taken over from there
+            instead of run.
+        collect: run nothing: only take over what ``reuse`` has finished, on whatever kind of device
+            most of it ran. So a table is made of a queue's trials on a machine without a GPU.
         on_event: told of everything.
 
     Returns:
         what the folder holds at the end.
 
     Raises:
-        StudyError: the folder holds something else, or trials failed (named, the others are done).
+        StudyError: the folder holds something else, ``reuse`` names a folder without a study (or
+            nothing, to ``collect`` from), or trials failed (named, the others are done).
         ConfigError, DataError, StorageError: found before the first trial; nothing has run.
         Interrupted: Ctrl-C or SIGTERM; running trials were saved, and the same call goes on.
     """
     tell = (lambda event: None) if on_event is None else on_event
     executor = LocalExecutor(workers)
+    if collect and not reuse:
+        raise StudyError("collect: nothing to take trials over from; give --reuse DIR or FILE")
     chosen = study.scale(scale)
     changes = {**(overrides or {})}
     store = StudyStore(Path(out))
@@ -57,9 +68,14 @@ def run_study(
     trials = study.trials(scale, seeds, changes)
     check_requirements(study, chosen, changes)
     store.check_same(study, scale, changes, trials)
-    with _leaving_no_empty_folder(store.folder):
-        data = preflight(store, trials, workers, tell)
-        store.begin(study, scale, seeds, changes, trials)
+    with open_sources(store, reuse) as sources:
+        with leaving_no_empty_folder(store.folder):
+            data = preflight(store, trials, workers, tell)
+            store.begin(study, scale, seeds, changes, trials)
+        if sources:
+            take_over(store, trials, data, sources, tell, any_device=collect)
+    if collect:
+        return store.results()
     tell(
         StudyEvent(
             "start",
@@ -93,17 +109,3 @@ def _conclude(store: StudyStore, tally: Tally, total: int) -> None:
             f"'ssmlab study report {store.folder}' reports on those; run the same command again to "
             "try the others again"
         )
-
-
-class _leaving_no_empty_folder(contextlib.AbstractContextManager):
-    """On an error, remove ``folder`` and its parents that were made for nothing."""
-
-    def __init__(self, folder: Path) -> None:
-        self.made = [path for path in (folder, *folder.parents) if not path.exists()]
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            return
-        for path in self.made:
-            with contextlib.suppress(OSError):
-                path.rmdir()

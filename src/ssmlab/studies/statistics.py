@@ -1,9 +1,9 @@
 """Means, intervals, tests and verdicts, all on the log of the perplexity.
 
-Spread comes from seeds. A contrast between rows is tested with Welch's t and the degrees of freedom
-of Welch and Satterthwaite, which asks for no equal variances and no equal numbers of seeds. Trials of
-one seed see the same text in the same order, so what luck they share makes this test cautious, not
-bold; pairing by seed would use it, but would leave one degree of freedom with two seeds.
+Spread comes from seeds and is pooled over the rows of a study, but for rows that scatter by far more
+than the others (``spread``). A contrast between rows is tested with Student's t; where such a row has
+a part in it, with the degrees of freedom of Welch and Satterthwaite. Trials of one seed see the same
+text in the same order, so what luck they share makes this test cautious, not bold.
 """
 
 import math
@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ssmlab.studies.claims import Claim, Contrast
+from ssmlab.studies.spread import Samples, Spread, quantile, spread_of
 from ssmlab.studies.study import Study
 
 CONFIDENCE = 0.95
 
 Decision: TypeAlias = Literal["holds", "does not", "undecided"]
-Samples: TypeAlias = Mapping[str, Mapping[int, float]]
-"""Log-perplexity by row key and seed; trials that diverged or are not finished are not in it."""
 
 
 @dataclass(frozen=True)
@@ -31,27 +30,20 @@ class Interval:
     n: int
 
 
-def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Mean and Student's t interval of ``values``; None if there are none."""
-    n = len(values)
-    if n == 0:
-        return None
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Interval(mean, None, None, 1)
-    half = _quantile(confidence, n - 1) * math.sqrt(_variance(values) / n)
-    return Interval(mean, mean - half, mean + half, n)
-
-
-def perplexity_interval(
-    log_ppl: Sequence[float], confidence: float = CONFIDENCE
+def row_interval(
+    samples: Samples, row: str, spread: Spread, confidence: float = CONFIDENCE
 ) -> Interval | None:
-    """Perplexity exp(mean) with the interval of the log's mean, given log-perplexities."""
-    interval = mean_interval(log_ppl, confidence)
-    if interval is None:
+    """Perplexity of a row at the mean of its log, with the interval that the spread gives; None
+    without a result."""
+    values = list(samples.get(row, {}).values())
+    if not values:
         return None
-    low, high = (None if x is None else math.exp(x) for x in (interval.low, interval.high))
-    return Interval(math.exp(interval.mean), low, high, interval.n)
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return Interval(math.exp(mean), None, None, 1)
+    variance, df = spread.of(row)
+    half = quantile(confidence, df) * math.sqrt(variance / len(values))
+    return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(values))
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,7 @@ class ContrastTest:
         contrast: the statement: estimate < contrast.below.
         estimate: Σ weight · mean log-perplexity; None while a row has no result.
         low, high: its 95% interval; None with a row of fewer than 2 seeds.
-        t, df: Welch's statistic of (estimate - below) and its degrees of freedom.
+        t, df: Student's statistic of (estimate - below) and its degrees of freedom.
         p: chance of a t this low or lower if the contrast were exactly at the bound (one-sided).
         p_against: the same for this high or higher, that is against the claim.
         n: seeds of the row that has the fewest.
@@ -82,9 +74,13 @@ class ContrastTest:
 
 
 def contrast_test(
-    contrast: Contrast, samples: Samples, study: Study, confidence: float = CONFIDENCE
+    contrast: Contrast,
+    samples: Samples,
+    study: Study,
+    confidence: float = CONFIDENCE,
+    spread: Spread | None = None,
 ) -> ContrastTest:
-    """Test one contrast with Welch's t, degrees of freedom after Welch and Satterthwaite."""
+    """Test one contrast; ``spread`` is that of all rows in ``samples``, made of them if not given."""
     terms = [(study.row(name), weight) for name, weight in contrast.weights.items() if weight]
     values = [(row, weight, list(samples.get(row.key, {}).values())) for row, weight in terms]
     n = min(len(v) for _, _, v in values)
@@ -96,7 +92,13 @@ def contrast_test(
         single = ", ".join(row.label for row, _, v in values if len(v) == 1)
         reason = f"1 seed of {single}: no spread to test against; run at least 2 seeds"
         return _untested(contrast, estimate, 1, reason)
-    parts = [(weight**2 * _variance(v) / len(v), len(v) - 1) for _, weight, v in values]
+    spread = spread or spread_of(samples)
+    pooled = math.fsum(w**2 / len(v) for row, w, v in values if row.key not in spread.own)
+    parts = [(pooled * spread.variance, spread.df)] if pooled else []
+    for row, weight, v in values:
+        if row.key in spread.own:
+            own, free = spread.own[row.key]
+            parts.append((weight**2 * own / len(v), free))
     variance = math.fsum(part for part, _ in parts)
     distance = estimate - contrast.below
     if variance == 0:  # every seed gave the very same: the estimate is what it is
@@ -110,7 +112,7 @@ def contrast_test(
     # Scaled to shares of the sum, so that tiny variances cannot underflow when squared.
     df = 1 / math.fsum((part / variance) ** 2 / free for part, free in parts)
     error = math.sqrt(variance)
-    half = _quantile(confidence, df) * error
+    half = quantile(confidence, df) * error
     t = distance / error
     below, above = _tails(t, df)
     return ContrastTest(
@@ -169,6 +171,7 @@ def judge(
     study: Study,
     diverged: Mapping[str, Sequence[str]] | None = None,
     confidence: float = CONFIDENCE,
+    spread: Spread | None = None,
 ) -> Verdict:
     """Decide a claim from the seeds there are.
 
@@ -183,9 +186,11 @@ def judge(
         study: the study whose rows the claim names.
         diverged: by row key, the names of trials that diverged. They are not among the samples; the
             verdict names them.
+        spread: that of all rows in ``samples``, made of them if not given.
     """
     alpha = (1 - confidence) / 2  # one side of a two-sided interval
-    tests = tuple(contrast_test(c, samples, study, confidence) for c in claim.contrasts)
+    spread = spread or spread_of(samples)
+    tests = tuple(contrast_test(c, samples, study, confidence, spread) for c in claim.contrasts)
     rows = {study.row(name).key for c in claim.contrasts for name in c.weights}
     excluded = tuple(name for key in sorted(rows) for name in (diverged or {}).get(key, ()))
     tested = [test for test in tests if test.p is not None and test.p_against is not None]
@@ -251,17 +256,6 @@ def _describe(test: ContrastTest) -> str:
 
 def _noting(reason: str, excluded: Sequence[str]) -> str:
     return reason + (f"; left out, diverged: {', '.join(excluded)}" if excluded else "")
-
-
-def _variance(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-
-
-def _quantile(confidence: float, df: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(df, (1 + confidence) / 2))
 
 
 def _tails(t: float, df: float) -> tuple[float, float]:

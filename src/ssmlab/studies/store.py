@@ -4,6 +4,7 @@
     DIR/trials/<trial name>/    one folder a trial, as ssmlab.training writes it, and:
         lock.json               while a process is at work in it
         failed.json             if the last attempt ended with an error
+        origin.json             if it ran in another study and was taken over
 
 The folder explains itself: reading it needs neither the study's source nor the same version.
 """
@@ -24,6 +25,7 @@ from ssmlab.studies.study import Row, Study, Trial
 
 STUDY_FILE = "study.json"
 FAILED_FILE = "failed.json"
+ORIGIN_FILE = "origin.json"
 FORMAT = 1
 
 TrialState: TypeAlias = Literal["pending", "running", "partial", "done", "diverged", "failed"]
@@ -69,11 +71,15 @@ class TrialRecord:
 
     def config(self) -> dict[str, Any] | None:
         """The resolved config as plain data; None if the trial has not begun."""
-        return _read_json(self.folder / "config.json")
+        return read_json(self.folder / "config.json")
 
     def environment(self) -> dict[str, Any] | None:
         """Versions, device and revision it ran with; None if the trial has not begun."""
-        return _read_json(self.folder / "environment.json")
+        return read_json(self.folder / "environment.json")
+
+    def origin(self) -> dict[str, Any] | None:
+        """The ``study`` and ``trial`` that it ran as, if it was taken over; None if it ran here."""
+        return read_json(self.folder / ORIGIN_FILE)
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ class StudyStore:
 
     def stored_seeds(self) -> int:
         """Seeds of each row so far; 0 if no study was begun here."""
-        return int(self._read()["seeds"]) if self.exists else 0
+        return int(self.read()["seeds"]) if self.exists else 0
 
     def check_same(
         self, study: Study, scale: str, overrides: Mapping[str, Any], trials: Sequence[Trial]
@@ -151,7 +157,7 @@ class StudyStore:
         """
         if not self.exists:
             return
-        stored = self._read()
+        stored = self.read()
         advice = "use another folder (--out), or the settings it was begun with"
         for what, there, now in (
             ("study", stored["study"]["name"], study.name),
@@ -194,7 +200,7 @@ class StudyStore:
             self.check_same(study, scale, overrides, trials)
             if self.stored_seeds() >= seeds:
                 return
-            stored = self._read() if self.exists else {}
+            stored = self.read() if self.exists else {}
             write_json(
                 self.folder / STUDY_FILE,
                 {
@@ -241,7 +247,7 @@ class StudyStore:
         Raises:
             StudyError: no study was begun here, or ``study.json`` cannot be read.
         """
-        stored = self._read()
+        stored = self.read()
         study = Study.from_dict(stored["study"])
         rows = {row.key: row for row in study.rows()}
         return StudyResults(
@@ -276,7 +282,7 @@ class StudyStore:
         if not folder.exists():
             return record("pending")
         if is_done(folder):
-            result = _read_json(folder / RESULT_FILE)
+            result = read_json(folder / RESULT_FILE)
             if result is None or result.get("status") not in ("ok", "diverged"):
                 return record(
                     "failed",
@@ -287,7 +293,7 @@ class StudyStore:
         if living_holder(folder) is not None:
             lines = read_metrics(folder)
             return record("running", lines[-1]["step"] if lines else latest_step(folder))
-        failure = _read_json(folder / FAILED_FILE)
+        failure = read_json(folder / FAILED_FILE)
         safe = latest_step(folder)
         if failure is not None:
             return record("failed", safe, error=str(failure.get("error")))
@@ -295,7 +301,7 @@ class StudyStore:
             return record("partial", safe or 0)
         return record("pending")
 
-    def _read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Any]:
         path = self.folder / STUDY_FILE
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
@@ -324,7 +330,7 @@ def open_store(folder: Path) -> StudyStore:
         StudyError: there is none.
     """
     store = StudyStore(Path(folder))
-    store._read()
+    store.read()
     return store
 
 
@@ -358,7 +364,7 @@ def study_status(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

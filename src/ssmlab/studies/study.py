@@ -256,7 +256,8 @@ class Study:
             overrides: dotted keys that win over all others.
 
         Raises:
-            StudyError: no such scale, or an override of what the study itself varies.
+            StudyError: no such scale, or an override of what the study itself varies, or of what
+                alone sets two rows apart at this scale.
             ConfigError: a config that cannot be; the row is named.
         """
         chosen = self.scale(scale)
@@ -267,6 +268,8 @@ class Study:
         self._refuse_overriding_axes(changes)
         rows = self.rows()
         configs = self._configs(rows, chosen, changes)
+        if changes and len(set(configs)) < len(rows):
+            self._refuse_merging_rows(rows, chosen, configs, changes)
         return [
             _trial(row, seed, config)
             for seed in range(count)
@@ -284,6 +287,24 @@ class Study:
                             f"'{path}' is what axis {axis.name!r} of study {self.name} varies; "
                             "leave it out, or declare a study of your own"
                         )
+
+    def _refuse_merging_rows(
+        self,
+        rows: list[Row],
+        scale: Scale,
+        configs: list["TrialConfig"],
+        overrides: Mapping[str, Any],
+    ) -> None:
+        own = self._configs(rows, scale, {})
+        for (a, mine_a, now_a), (b, mine_b, now_b) in itertools.combinations(
+            zip(rows, own, configs, strict=True), 2
+        ):
+            if now_a == now_b and mine_a != mine_b:
+                raise StudyError(
+                    f"with {' and '.join(overrides)} overridden, rows {a.key} and {b.key} of study "
+                    f"{self.name} would be the same: they differ in that alone at scale "
+                    f"{scale.name}; leave it out, or declare a study of your own"
+                )
 
     def _configs(
         self, rows: list[Row], scale: Scale, overrides: Mapping[str, Any]

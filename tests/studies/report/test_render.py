@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
@@ -183,6 +184,7 @@ def test_write_report_from_the_store(build: Build) -> None:
     files = write_report(out)
     assert {kind: path.name for kind, path in files.items()} == {
         "html": "report.html", "md": "report.md", "tex": "table.tex", "json": "report.json",
+        "dots": "dots.svg", "axis": "axis.svg", "curves": "curves.svg",
     }  # fmt: skip
     first = {kind: path.read_bytes() for kind, path in files.items()}
     Page(first["html"].decode())
@@ -191,6 +193,37 @@ def test_write_report_from_the_store(build: Build) -> None:
     assert plain["counts"]["diverged"] == 1
     assert {kind: path.read_bytes() for kind, path in write_report(out).items()} == first
     assert not [path for path in out.iterdir() if path.suffix == ".tmp"]
+
+
+def test_a_figure_stands_alone(build: Build) -> None:
+    """Parsed as XML, sized, in both themes, with its legend, and drawing on nothing outside."""
+    out = build({"w8": (3.0, 3.1), "w16": (2.8, 2.7), "w32": (2.5, None)})
+    files = write_report(out)
+    for kind in ("dots", "axis", "curves"):
+        text = files[kind].read_text(encoding="utf-8")
+        svg = ElementTree.fromstring(text)
+        assert svg.tag.endswith("svg")
+        assert float(svg.attrib["width"]) == 860
+        style = "".join(element.text or "" for element in svg if element.tag.endswith("style"))
+        assert "prefers-color-scheme: dark" in style
+        for name in set(re.findall(r"var\(--([\w-]+)\)", text)):
+            assert style.count(f"--{name}:") == 2, name
+        assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", text)
+    legend = files["curves"].read_text(encoding="utf-8")
+    assert "width 8  3.05" in legend
+    assert "width 32  2.50" in legend
+
+
+def test_a_row_far_off_does_not_crush_the_others(build: Build) -> None:
+    out = build({"w8": (2.5, 80.0), "w16": (2.81, 2.8), "w32": (2.5, 2.51)})
+    files = write_report(out)
+    text = files["dots"].read_text(encoding="utf-8")
+    labels = [float(x) for x in re.findall(r">(\d+\.\d+)<", text)]
+    assert 14.14 in labels  # the mean of 2.5 and 80, in place of its dot
+    assert sum(label < 4 for label in labels) >= 4  # the ticks are those of the others
+    html = files["html"].read_text(encoding="utf-8")
+    assert "the mean lies beyond the plot" in html
+    assert "Scattering by far more, so with a spread of their own: width 8" in html
 
 
 def test_report_of_a_study_with_nothing_done(build: Build) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssmlab.studies.archive import study_folder
 from ssmlab.studies.claims import RowName
 from ssmlab.studies.report.data import (
     ClaimView,
@@ -15,35 +16,42 @@ from ssmlab.studies.report.data import (
     OrderView,
     ReportData,
     RowView,
+    SpreadView,
     TrialView,
 )
 from ssmlab.studies.report.facts import commands, facts, notes
 from ssmlab.studies.report.text import labels_text
+from ssmlab.studies.spread import Samples, Spread, spread_of
 from ssmlab.studies.statistics import (
     ContrastTest,
     Verdict,
     judge,
     kendall_tau,
-    perplexity_interval,
+    row_interval,
 )
 from ssmlab.studies.store import StudyResults, TrialRecord, load_results
 from ssmlab.studies.study import Row, Study
 
 
 def build_report(out: Path | str) -> ReportData:
-    """All that can be said of the study in folder ``out``, finished or not.
+    """All that can be said of the study in folder (or packed file) ``out``, finished or not.
+
+    What it says follows from the folder alone, and from a packed file wherever that lies.
 
     Raises:
         StudyError: there is no study in ``out``.
         StorageError: a file of it cannot be read.
     """
-    return report_of(load_results(Path(out)))
+    out = Path(out)
+    with study_folder(out) as folder:
+        return report_of(load_results(folder), None if folder == out else out.name)
 
 
-def report_of(results: StudyResults) -> ReportData:
-    """The same from results at hand."""
+def report_of(results: StudyResults, archive: str | None = None) -> ReportData:
+    """The same from results at hand, and the name of the file that they were packed in, if any."""
     study, samples = results.study, results.samples()
-    rows = _versus_best([_row(results, row, samples[row.key]) for row in study.rows()])
+    spread = spread_of(samples)
+    rows = _versus_best([_row(results, row, samples, spread) for row in study.rows()])
     diverged = results.diverged()
     keys = [row.key for row in study.rows()]
     environments = [e for t in results.trials if (e := t.environment()) is not None]
@@ -58,23 +66,26 @@ def report_of(results: StudyResults) -> ReportData:
         axes=tuple(axis.name for axis in study.axes),
         rows=tuple(rows),
         claims=tuple(
-            _claim(judge(claim, samples, study, diverged), study) for claim in study.claims
+            _claim(judge(claim, samples, study, diverged, spread=spread), study)
+            for claim in study.claims
         ),
         order=_order(dict(zip(keys, rows, strict=True)), [axis.name for axis in study.axes]),
         n_seeds=results.seeds,
+        spread=_spread(spread, results.seeds, study),
         plot_axis=study.plot,
         facts=facts(results, rows, environments, configs),
         notes=notes(results, rows, environments),
-        commands=commands(results, environments),
+        commands=commands(results, environments, archive),
         version=results.version,
+        archive=archive,
     )
 
 
-def _row(results: StudyResults, row: Row, sample: Mapping[int, float]) -> RowView:
+def _row(results: StudyResults, row: Row, samples: Samples, spread: Spread) -> RowView:
     trials = tuple(_trial(record) for record in results.of_row(row))
     done = [trial for trial in trials if trial.state == "done"]
     ended = done or [trial for trial in trials if trial.n_params is not None]
-    interval = perplexity_interval([sample[seed] for seed in sorted(sample)])
+    interval = row_interval(samples, row.key, spread)
     figure = results.study.figure(row)
     times = [trial.seconds for trial in done if trial.seconds is not None]
     return RowView(
@@ -90,6 +101,19 @@ def _row(results: StudyResults, row: Row, sample: Mapping[int, float]) -> RowVie
         paper_ppl=figure.ppl,
         paper_params_m=figure.params_m,
     )
+
+
+def _spread(spread: Spread, seeds: int, study: Study) -> SpreadView | None:
+    if (deviation := spread.deviation) is None:
+        return None
+    least = spread.least_difference(seeds)
+    assert least is not None
+    axes = [axis.name for axis in study.axes]
+    own = tuple(
+        (labels_text(study.row(row).labels, axes), math.sqrt(variance))
+        for row, (variance, _) in spread.own.items()
+    )
+    return SpreadView(deviation, spread.df, spread.rows, seeds, least, own)
 
 
 def _versus_best(rows: Sequence[RowView]) -> list[RowView]:
@@ -121,6 +145,7 @@ def _trial(record: TrialRecord) -> TrialView:
         tokens_per_second=_finite(result.get("tokens_per_second")),
         n_params=result.get("n_params"),
         peak_memory_bytes=result.get("peak_memory_bytes"),
+        origin=str(origin.get("study")) if (origin := record.origin()) is not None else None,
         train=train,
         val=val,
     )

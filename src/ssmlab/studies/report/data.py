@@ -36,6 +36,7 @@ class TrialView:
     Attributes:
         name: the trial's folder name; ``hash`` the digest of its resolved config.
         state: as the store says; ``reason`` is why it ``diverged`` or ``failed``.
+        origin: the study that it was taken over from; None if it ran in this one.
         train, val: its learning curves, in order of tokens.
     """
 
@@ -54,6 +55,7 @@ class TrialView:
     tokens_per_second: float | None = None
     n_params: int | None = None
     peak_memory_bytes: int | None = None
+    origin: str | None = None
     train: tuple[CurvePoint, ...] = ()
     val: tuple[CurvePoint, ...] = ()
 
@@ -175,8 +177,31 @@ class OrderView:
 
 
 @dataclass(frozen=True)
+class SpreadView:
+    """How far seeds scatter, in nats (which is a relative change of the perplexity, if small).
+
+    Attributes:
+        deviation: standard deviation of one trial, pooled over ``rows`` rows.
+        df: degrees of freedom of that.
+        least_difference: how far two rows of ``seeds`` seeds must be apart for the 95% interval of
+            their difference to leave out 0.
+        own: labels and standard deviations of rows that scatter by far more; not in the pool.
+    """
+
+    deviation: float
+    df: int
+    rows: int
+    seeds: int
+    least_difference: float
+    own: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class ReportData:
-    """A whole report. ``facts`` are (name, value) pairs of what was run; ``notes`` cautions."""
+    """A whole report. ``facts`` are (name, value) pairs of what was run; ``notes`` cautions.
+
+    ``archive`` is the name of the file that the study is packed in, if it was read from one.
+    """
 
     name: str
     title: str
@@ -188,11 +213,13 @@ class ReportData:
     claims: tuple[ClaimView, ...]
     order: OrderView
     n_seeds: int
+    spread: SpreadView | None = None
     plot_axis: str | None = None
     facts: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     version: str = ""
+    archive: str | None = None
 
     @property
     def trials(self) -> tuple[TrialView, ...]:

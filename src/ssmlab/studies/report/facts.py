@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ssmlab.studies.report.data import RowView
+from ssmlab.studies.report.data import RowView, TrialView
 from ssmlab.studies.report.text import count_text, duration, labels_text, millions, plural
 from ssmlab.studies.store import StudyResults
 
@@ -22,19 +22,19 @@ def facts(
 ) -> Facts:
     """Names and values, in the order of the page; what is not known yet is left out."""
     trials = [trial for row in rows for trial in row.trials]
-    seconds = [trial.seconds for trial in trials if trial.seconds is not None]
-    tokens = [trial.tokens for trial in trials if trial.tokens is not None]
+    here = [trial for trial in trials if trial.origin is None]
+    others = [trial for trial in trials if trial.origin is not None]
     memory = [t.peak_memory_bytes for t in trials if t.peak_memory_bytes is not None]
     seeds = plural(results.seeds, "seed")
     found = [
-        ("Trials", f"{plural(len(rows), 'row')} × {seeds} = {len(trials)}"),
+        ("Trials", f"{plural(len(rows), 'row')} × {seeds} = {len(trials)}{_taken_over(others)}"),
         ("Data", _data(environments)),
         ("Model", _common(configs, _model)),
         ("Training", _common(configs, _training)),
         ("Optimiser", _common(configs, _optimiser)),
         ("Validation", _common(configs, _validation)),
-        ("Training tokens", f"{count_text(sum(tokens))} in all" if tokens else ""),
-        ("Time", f"{duration(math.fsum(seconds))}, all ended trials together" if seconds else ""),
+        ("Training tokens", _both(_tokens, here, others, "in all")),
+        ("Time", _both(_time, here, others, "all ended trials together", ", ")),
         ("Peak memory", f"{_bytes(max(memory))}, the largest of the trials" if memory else ""),
         ("Device", _distinct(_device(e) for e in environments)),
         ("System", _distinct(e.get("platform") for e in environments)),
@@ -76,7 +76,9 @@ def notes(
     return tuple(said)
 
 
-def commands(results: StudyResults, environments: Sequence[Plain]) -> tuple[str, ...]:
+def commands(
+    results: StudyResults, environments: Sequence[Plain], archive: str | None
+) -> tuple[str, ...]:
     """The command lines that give this study and this report again."""
     name = results.study.name
     for environment in environments:
@@ -92,10 +94,10 @@ def commands(results: StudyResults, environments: Sequence[Plain]) -> tuple[str,
                 parts += ["--data", str(path)]
         else:
             parts += ["--set", f"{key}={_yaml(value)}"]
-    out = str(results.folder)
+    out = str(results.folder) if archive is None else f"runs/{results.study.name}-{results.scale}"
     return (
         shlex.join([*parts, "--out", out]),
-        shlex.join(["ssmlab", "study", "report", out]),
+        shlex.join(["ssmlab", "study", "report", archive or out]),
     )
 
 
@@ -123,6 +125,37 @@ def _scale_note(
         "Absolute perplexities are not comparable with the paper's: scale, text and tokenizer are "
         f"others{here}. What compares is the order of the rows and the ratios between them."
     )
+
+
+def _taken_over(trials: Sequence[TrialView]) -> str:
+    if not trials:
+        return ""
+    names = dict.fromkeys(trial.origin for trial in trials)
+    return f", of which {len(trials)} taken over from {', '.join(map(str, names))}"
+
+
+def _both(
+    total: Callable[[Sequence[TrialView]], str],
+    here: Sequence[TrialView],
+    others: Sequence[TrialView],
+    what: str,
+    separator: str = " ",
+) -> str:
+    """A total of the trials that ran in this study, and apart from it that of those taken over."""
+    own, more = total(here), total(others)
+    texts = [f"{own}{separator}{what}"] if own else []
+    texts += [f"{more} in trials taken over"] if more else []
+    return "; ".join(texts)
+
+
+def _tokens(trials: Sequence[TrialView]) -> str:
+    counts = [trial.tokens for trial in trials if trial.tokens is not None]
+    return count_text(sum(counts)) if counts else ""
+
+
+def _time(trials: Sequence[TrialView]) -> str:
+    seconds = [trial.seconds for trial in trials if trial.seconds is not None]
+    return duration(math.fsum(seconds)) if seconds else ""
 
 
 def _bytes(count: int) -> str:

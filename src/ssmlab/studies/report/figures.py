@@ -1,12 +1,12 @@
 """The figures of a report: dots per row, learning curves, perplexity along an axis."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ssmlab.studies.report.curves import Curve, mean_curve, smooth, upper_limit
 from ssmlab.studies.report.data import CurvePoint, ReportData, RowView
-from ssmlab.studies.report.svg import quiet, render
+from ssmlab.studies.report.svg import quiet, render, stand_alone
 from ssmlab.studies.report.text import count_text, labels_text, ppl_text
 from ssmlab.studies.report.theme import (
     Palette,
@@ -35,14 +35,54 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class FigureView:
-    """A figure for wide and for narrow screens, each one <svg> element."""
+    """A figure for wide and for narrow screens, or as a file of its own.
+
+    Attributes:
+        key: its name in ids and file names.
+        title, caption: what stands beside it.
+        draw: draws it on an empty figure, and is told whether for a narrow screen.
+        heights: of the wide one and of the narrow one, in CSS pixels.
+        legend: its series; a page sets them as text below it, a file draws them.
+    """
 
     key: str
     title: str
     caption: str
-    wide: str
-    narrow: str
+    draw: Callable[["Figure", bool], None]
+    heights: tuple[float, float]
+    palette: Palette
     legend: tuple[LegendEntry, ...] = ()
+
+    def element(self, narrow: bool) -> str:
+        """One <svg> element, without the legend."""
+        size = (NARROW if narrow else WIDE, self.heights[narrow])
+        key = f"{self.key}-{'n' if narrow else 'w'}"
+        return render(lambda f: self.draw(f, narrow), size, key, self.title, self.palette)
+
+    def file(self) -> str:
+        """An SVG file with the legend in it, light or dark as the reader's screen is."""
+        entries = [f"{e.label}  {e.value}".rstrip() for e in self.legend]
+        longest = max(map(len, entries), default=0)
+        columns = max(1, min(len(entries), WIDE // (60 + 7 * longest)))
+        lines = -(-len(entries) // columns)
+
+        def draw(figure: "Figure") -> None:
+            from matplotlib.lines import Line2D
+
+            self.draw(figure, False)
+            if entries:
+                handles = [
+                    Line2D(
+                        [], [], color=self.palette.stand_in(e.style.color), dashes=e.style.dashes
+                    )
+                    for e in self.legend
+                ]
+                figure.legend(
+                    handles, entries, loc="outside lower left", ncols=columns, frameon=False
+                )
+
+        size = WIDE, self.heights[0] + 20 * lines
+        return stand_alone(render(draw, size, self.key, self.title, self.palette), self.palette)
 
 
 def make_figures(data: ReportData, palette: Palette) -> list[FigureView]:
@@ -62,7 +102,7 @@ def dots_figure(data: ReportData, palette: Palette) -> FigureView | None:
         return None
     rows = sorted(data.rows, key=lambda row: -(row.paper_ppl or 0))
     paper = any(row.paper_ppl is not None for row in rows)
-    low, high = _dots_range(rows)
+    low, high = _dots_range(data)
 
     def names(narrow: bool) -> list[str]:
         return [_short(labels_text(row.labels, data.axes), 18 if narrow else 36) for row in rows]
@@ -97,6 +137,9 @@ def dots_figure(data: ReportData, palette: Palette) -> FigureView | None:
         "small dots: single seeds."
     )
     caption += _clipped_text(rows, (low, high))
+    beyond = [row for row in rows if row.mean is not None and not low <= row.mean <= high]
+    if beyond:
+        caption += " A figure in place of a dot: the mean lies beyond the plot."
     if paper:
         caption += (
             " Rows are in the paper's order, the worst at the top: where we agree, the dots on the "
@@ -104,7 +147,7 @@ def dots_figure(data: ReportData, palette: Palette) -> FigureView | None:
         )
         if any(row.paper_ppl is None for row in rows):
             caption += " Rows that the paper does not print come last."
-    return _both("dots", "Perplexity of every row", caption, draw, height, height, palette)
+    return FigureView("dots", "Perplexity of every row", caption, draw, (height, height), palette)
 
 
 def axis_figure(data: ReportData, palette: Palette) -> FigureView | None:
@@ -116,7 +159,7 @@ def axis_figure(data: ReportData, palette: Palette) -> FigureView | None:
     families = family_names(data.rows, position)
     styles = [category(palette, index) for index in range(len(families))]
     paper = any(row.paper_ppl is not None for row in data.rows)
-    limits = _dots_range(data.rows)
+    limits = _dots_range(data)
 
     def draw(figure: "Figure", narrow: bool) -> None:
         shape = (2, 1) if narrow and paper else (1, 2 if paper else 1)
@@ -160,7 +203,8 @@ def axis_figure(data: ReportData, palette: Palette) -> FigureView | None:
         + _clipped_text(data.rows, limits)
     )
     title = f"Perplexity against {data.plot_axis}"
-    return _both("axis", title, caption, draw, 320, 560 if paper else 300, palette, legend)
+    heights = (320, 560 if paper else 300)
+    return FigureView("axis", title, caption, draw, heights, palette, legend)
 
 
 def curves_figure(data: ReportData, palette: Palette, styles: Sequence[Style]) -> FigureView | None:
@@ -220,23 +264,8 @@ def curves_figure(data: ReportData, palette: Palette, styles: Sequence[Style]) -
         + ". Training loss is smoothed; the steep start lies above the plot."
         + " In the legend, the final perplexity, the worst row first."
     )
-    height = 340 if len(kinds) == 1 else 580
-    return _both("curves", "Learning curves", caption, draw, 330, height, palette, legend)
-
-
-def _both(
-    key: str,
-    title: str,
-    caption: str,
-    draw: Any,
-    wide_height: float,
-    narrow_height: float,
-    palette: Palette,
-    legend: tuple[LegendEntry, ...] = (),
-) -> FigureView:
-    wide = render(lambda f: draw(f, False), (WIDE, wide_height), f"{key}-w", title, palette)
-    narrow = render(lambda f: draw(f, True), (NARROW, narrow_height), f"{key}-n", title, palette)
-    return FigureView(key, title, caption, wide, narrow, legend)
+    heights = (330, 340 if len(kinds) == 1 else 580)
+    return FigureView("curves", "Learning curves", caption, draw, heights, palette, legend)
 
 
 def _draw_row(
@@ -258,11 +287,21 @@ def _draw_row(
     seeds = [trial.val_ppl for trial in row.trials if trial.val_ppl is not None]
     if len(seeds) > 1:
         panel.plot(seeds, [index + 0.27] * len(seeds), "o", ms=3.2, color=muted, mew=0)
-    panel.plot([row.mean], [index], "o", ms=7.5, color=accent)
+    if limits[0] <= row.mean <= limits[1]:
+        panel.plot([row.mean], [index], "o", ms=7.5, color=accent)
+        return
+    above = row.mean > limits[1]
+    end, align = (limits[1], "right") if above else (limits[0], "left")
+    panel.text(
+        end, index - 0.12, f"{row.mean:,.4g}", ha=align, va="bottom", color=accent, size=10.5
+    )
 
 
-def _dots_range(rows: Sequence[RowView]) -> tuple[float, float]:
-    """Room for all dots, and for intervals as far as they do not crush the dots."""
+def _dots_range(data: ReportData) -> tuple[float, float]:
+    """Room for all dots but those of rows that scatter by far more than the others, and for
+    intervals as far as they do not crush the dots."""
+    own = {label for label, _ in data.spread.own} if data.spread is not None else set()
+    rows = [row for row in data.rows if labels_text(row.labels, data.axes) not in own]
     values = [t.val_ppl for row in rows for t in row.trials if t.val_ppl is not None]
     values += [row.mean for row in rows if row.mean is not None]
     low, high = min(values), max(values)

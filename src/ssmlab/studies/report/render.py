@@ -1,11 +1,15 @@
 """ReportData as an HTML page, as Markdown and as a LaTeX table."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ssmlab.studies.report import text
 from ssmlab.studies.report.data import STATE_WORDS, VERDICTS, ReportData
 from ssmlab.studies.report.figures import make_figures
 from ssmlab.studies.report.theme import Palette
+
+FIGURES = ("dots", "axis", "curves")
+"""The keys of the figures that a report may have."""
 
 _TALLY = {"holds": ("holds", "hold"), "does not": ("does not hold", "do not hold")}
 
@@ -20,8 +24,9 @@ def to_html(data: ReportData) -> str:
             "key": figure.key,
             "title": figure.title,
             "caption": figure.caption,
-            "wide": Markup(figure.wide),  # ours, with the labels in it escaped by matplotlib
-            "narrow": Markup(figure.narrow),
+            # Ours, with the labels in it escaped by matplotlib.
+            "wide": Markup(figure.element(narrow=False)),
+            "narrow": Markup(figure.element(narrow=True)),
             "legend": figure.legend,
         }
         for figure in make_figures(data, palette)
@@ -36,6 +41,22 @@ def to_html(data: ReportData) -> str:
 def to_markdown(data: ReportData) -> str:
     """The same content in brief, as GitHub's Markdown."""
     return _template("report.md.j2").render(**_context(data), md=text.markdown)
+
+
+def to_section(data: ReportData, folder: str, name: str, figures: Sequence[tuple[str, str]]) -> str:
+    """The main table and the claims as a section of a larger page.
+
+    ``folder`` is where the study's files NAME.md and NAME-KEY.svg lie, seen from the page;
+    ``figures`` are the keys and titles of those to show.
+    """
+    template = _template("section.md.j2")
+    where = {"folder": folder, "name": name, "figures": figures}
+    return template.render(**_context(data), **where, md=text.markdown)
+
+
+def to_svgs(data: ReportData, keys: Collection[str] = FIGURES) -> dict[str, str]:
+    """The figures as SVG files, by their keys: those of ``keys`` that exist."""
+    return {f.key: f.file() for f in make_figures(data, Palette()) if f.key in keys}
 
 
 def to_latex(data: ReportData) -> str:
@@ -57,6 +78,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "tally": lambda name, count: _TALLY.get(name, (name, name))[count > 1],
         "progress": progress_text(data),
         "agreement": agreement_text(data),
+        "spread": spread_text(data),
     }
 
 
@@ -88,6 +110,26 @@ def agreement_text(data: ReportData) -> str:
             same = f" The {what} row is the paper's: {ours}."
             said += same if ours == paper else f" Our {what} row: {ours}; the paper's: {paper}."
     return said + (f" {order.note}" if order.note else "")
+
+
+def spread_text(data: ReportData) -> str:
+    """How big a difference is noise, in two or three sentences; empty without a spread."""
+    if (spread := data.spread) is None:
+        return ""
+    rows, df = text.plural(spread.rows, "row"), text.plural(spread.df, "degree")
+    said = (
+        f"Standard deviation of one trial: {_noise(spread.deviation)} of the perplexity, pooled over "
+        f"{rows} ({df} of freedom). The interval of the difference of two rows of {spread.seeds} "
+        f"seeds leaves out 0 from {_noise(spread.least_difference)} on."
+    )
+    if spread.own:
+        rows = "; ".join(f"{label} ({_noise(size)})" for label, size in spread.own)
+        said += f" Scattering by far more, so with a spread of their own: {rows}."
+    return said
+
+
+def _noise(nats: float) -> str:
+    return text.log_percent(nats).removeprefix("+")
 
 
 def _template(name: str, html: bool = False) -> Any:

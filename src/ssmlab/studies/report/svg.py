@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Draw = Callable[["Figure"], None]
 
+_FONTS = "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, 'DejaVu Sans', sans-serif"
+
 
 def render(draw: Draw, size: tuple[float, float], key: str, title: str, palette: Palette) -> str:
     """Call ``draw`` on an empty figure of ``size`` (CSS pixels) and return it as one <svg> element.
@@ -37,6 +39,20 @@ def render(draw: Draw, size: tuple[float, float], key: str, title: str, palette:
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     return _embed(buffer.getvalue(), key, title, palette)
+
+
+def stand_alone(svg: str, palette: Palette) -> str:
+    """An element that ``render`` made as a file: with the theme's colours, a ground and a font."""
+    head, body = svg.split(">", 1)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)
+    assert box is not None, "render keeps the viewBox"
+    width, height = box.groups()
+    style = (
+        f"svg {{ {palette.css(0)} font-family: {_FONTS}; }} "
+        f"@media (prefers-color-scheme: dark) {{ svg {{ {palette.css(1)} }} }}"
+    )
+    ground = f'<rect width="{width}" height="{height}" fill="var(--paper)"/>'
+    return f'{head} width="{width}" height="{height}"><style>{style}</style>{ground}{body}\n'
 
 
 def quiet(axes: "Axes", palette: Palette, grid: str) -> None:
