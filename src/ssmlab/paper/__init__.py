@@ -24,6 +24,7 @@ _STUDIES = {
     "spread": ("ssmlab.paper.beyond", "SPREAD"),
     "ssd": ("ssmlab.paper.beyond_layers", "SSD"),
     "rates": ("ssmlab.paper.beyond_layers", "RATES"),
+    "attention-rates": ("ssmlab.paper.beyond_layers", "ATTENTION_RATES"),
     "replication": ("ssmlab.paper.replication", "REPLICATION"),
 }
 

@@ -72,6 +72,16 @@ SMALL: dict[str, Any] = {
     "training.checkpoint_every_seconds": 60,
 }
 
+# Half of the small scale's width and depth, 2.3M parameters, and the paper's 20 tokens for each of
+# them, of which small has 2.5. A rate of its own, chosen in the same way.
+MINI: dict[str, Any] = {
+    **SMALL,
+    "model.d_model": 192,
+    "model.n_layers": 6,
+    "training.steps": 1400,
+    "training.eval_every": 350,
+}
+
 # Table 12, line 350M: 13500 steps of half a million tokens; the peak is 5 times GPT-3's 3e-4.
 PAPER: dict[str, Any] = {
     "model.vocab_size": 50257,
@@ -95,6 +105,13 @@ SCALES: tuple[Scale, ...] = (
         QUICK,
         seeds=2,
         note="2 blocks of width 64 on bytes, 3.3M tokens; a minute and a half a trial on a CPU core",
+    ),
+    Scale(
+        "mini",
+        MINI,
+        seeds=3,
+        note="6 blocks of width 192, BPE of 4096, 46M tokens, 20 a parameter; ten seconds a trial on "
+        "one GPU",
     ),
     Scale(
         "small",

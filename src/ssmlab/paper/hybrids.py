@@ -55,6 +55,12 @@ HYBRIDS = Study(
                 "model.hyena.long_conv.filter_width": 32,
                 **for_both_blocks(s4d__d_state=18),
             },
+            "mini": {
+                "model.attention.n_heads": 3,
+                "model.hyena.long_conv.l_max": 512,
+                "model.hyena.long_conv.filter_width": 48,
+                **for_both_blocks(s4d__d_state=24),
+            },
             "small": {
                 "model.attention.n_heads": 6,
                 "model.hyena.long_conv.l_max": 512,
@@ -103,6 +109,13 @@ HYBRIDS = Study(
             "transformer-pp": _mlp(255),
             "h3-pp": _thin(144, 6),
             "hyena-plus": _thin(163, 6),
+        },
+        "mini": {
+            "mamba-mlp": _mlp(437),
+            "mamba-mha": {"model.n_layers": 8, "model.attention.d_head": 56},
+            "transformer-pp": _mlp(617),
+            "h3-pp": _thin(416, 9),
+            "hyena-plus": _thin(443, 9),
         },
         "small": {
             "mamba-mlp": _mlp(837),

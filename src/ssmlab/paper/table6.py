@@ -24,6 +24,7 @@ TIME_INVARIANT = LAYERS[:3]
 # Hidden width of the MLP of each H3 row, which makes up for what its block has less of.
 _MLP_WIDTHS = {
     "quick": (275, 290, 290, 288),
+    "mini": (820, 824, 824, 824),
     "small": (1631, 1628, 1628, 1628),
     "paper": (4315, 4300, 4300, 4308),
 }
@@ -58,6 +59,7 @@ TABLE6 = Study(
     scales=scales(
         {
             "quick": {**DEEPER_QUICK, **_time_invariant(18, 32, 128)},
+            "mini": _time_invariant(24, 48, 512),
             "small": _time_invariant(32, 64, 512),
             "paper": _time_invariant(64, 128, 2048),
         }
