@@ -1,4 +1,4 @@
-"""``python -m ssmlab`` is the command ``ssmlab``, also where no script of that name is on the PATH."""
+"""``python -m ssmlab`` is the command ``ssmlab``, for where no script of that name is on PATH."""
 
 from ssmlab.cli import main
 

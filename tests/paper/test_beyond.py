@@ -12,8 +12,8 @@ from ssmlab.paper import get_study, study_names
 from ssmlab.paper.architectures import TOLERANCE
 from ssmlab.studies import Study
 
-SCALES = ("quick", "small", "paper")
-VOCABULARY = {"quick": 256, "small": 4096, "paper": 50257}
+SCALES = ("quick", "mini", "small", "paper")
+VOCABULARY = {"quick": 256, "mini": 4096, "small": 4096, "paper": 50257}
 NAMES = [name for name in study_names()[6:] if name != "replication"]
 
 # Row -> the row of a table of the paper's that it is.
@@ -32,6 +32,9 @@ SHARED = {
         f"{block}-{layer}-same": f"{block}-{layer}"
         for block in ("h3", "mamba")
         for layer in ("hyena", "s4-complex", "s4-real", "s6")
+    },
+    ("attention-rates", "hybrids"): {
+        f"{model}-same": model for model in ("mamba", "mamba-mha", "transformer-pp")
     },
 }
 
@@ -87,7 +90,7 @@ def test_shared_rows_are_the_papers_trials(ours: str, table: str, scale: str) ->
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", ["ssd", "rates"])
+@pytest.mark.parametrize("name", ["ssd", "rates", "attention-rates"])
 def test_architectures_are_of_one_size(name: str, scale: str) -> None:
     totals = {key: count["total"] for key, count in counts(name, scale).items()}
     mamba = counts("table6", scale)["mamba-s6"]["total"]
@@ -106,10 +109,11 @@ def test_ssd_rows_have_the_states_they_say(scale: str) -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_rates_follow_the_scale(scale: str) -> None:
+@pytest.mark.parametrize("name", ["rates", "attention-rates"])
+def test_rates_follow_the_scale(name: str, scale: str) -> None:
     own = get_study("table6").trials(scale, 1)[0].config.training.lr
-    for key, trial in trials("rates", scale).items():
-        factor = {"third": 1 / 3, "same": 1, "triple": 3}[key.rpartition("-")[2]]
+    for key, trial in trials(name, scale).items():
+        factor = {"tenth": 0.1, "third": 1 / 3, "same": 1, "triple": 3}[key.rpartition("-")[2]]
         assert trial.config.training.lr == own * factor
         assert trial.config.training.lr_min < trial.config.training.lr
 
@@ -154,7 +158,11 @@ def test_sizes_of_the_models_whose_spread_is_measured() -> None:
 
 @pytest.mark.parametrize(
     ("name", "overrides"),
-    [("rates", {"training.lr": 1e-3}), ("spread", {"model.n_layers": 2, "model.d_model": 32})],
+    [
+        ("rates", {"training.lr": 1e-3}),
+        ("attention-rates", {"training.lr": 1e-3}),
+        ("spread", {"model.n_layers": 2, "model.d_model": 32}),
+    ],
 )
 def test_what_sets_rows_apart_cannot_be_overridden(name: str, overrides: dict) -> None:
     with pytest.raises(StudyError, match=r"would be the same: .* at scale small"):

@@ -34,7 +34,7 @@ def test_names():
 @pytest.mark.parametrize("name", [*NAMES, "hybrids"])
 def test_every_row_and_scale_is_a_config(name):
     study = get_study(name)
-    for scale in ("quick", "small", "paper"):
+    for scale in ("quick", "mini", "small", "paper"):
         trials = study.trials(scale, 1)
         assert len(trials) == len(study.rows())
         assert len({trial.config for trial in trials}) == len(trials)
@@ -103,7 +103,9 @@ def test_the_full_model_is_one_model():
     assert len(counts) == 1
 
 
-@pytest.mark.parametrize(("scale", "vocab"), [("quick", 256), ("small", 4096), ("paper", 50257)])
+@pytest.mark.parametrize(
+    ("scale", "vocab"), [("quick", 256), ("mini", 4096), ("small", 4096), ("paper", 50257)]
+)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architectures_are_of_one_size(name, scale, vocab):
     study = get_study(name)

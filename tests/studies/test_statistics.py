@@ -10,7 +10,14 @@ from scipy import stats
 from ssmlab.studies import Axis, Claim, Contrast, Point, Scale, Study
 from ssmlab.studies.claims import better
 from ssmlab.studies.spread import Spread, spread_of
-from ssmlab.studies.statistics import contrast_test, judge, kendall_tau, row_interval
+from ssmlab.studies.statistics import (
+    PairAgreement,
+    contrast_test,
+    judge,
+    kendall_tau,
+    pair_agreement,
+    row_interval,
+)
 
 STUDY = Study(
     "demo", "", "", (Axis("row", tuple(Point(x, {}, x) for x in "abc")),), {}, (Scale("s", {}),)
@@ -47,7 +54,7 @@ def test_a_row_alone_has_students_interval():
 
 
 def test_the_spread_is_pooled_over_rows():
-    # sums of squares 2 and 0.5 over 2 + 1 degrees; a row of one seed has none
+    # sums of squares 2 and 0.5 over 2 + 1 degrees; a row of one seed adds none
     rows = samples(a=[1.0, 2.0, 3.0], b=[0.0, 1.0], c=[7.0])
     spread = spread_of(rows)
     assert (spread.variance, spread.df, spread.rows) == (pytest.approx(2.5 / 3), 3, 2)
@@ -60,7 +67,11 @@ def test_the_spread_is_pooled_over_rows():
     assert least == pytest.approx(stats.t.ppf(0.975, 3) * math.sqrt(2.5 / 3))
     single = row_interval(rows, "c", spread)
     assert single is not None
-    assert (single.low, single.high, single.n) == (None, None, 1)
+    assert single.low is not None
+    assert math.log(single.low) == pytest.approx(7 - half * math.sqrt(2))
+    unknown = row_interval(samples(c=[7.0]), "c", spread_of(samples(c=[7.0])))
+    assert unknown is not None
+    assert (unknown.low, unknown.high, unknown.n) == (None, None, 1)
     assert row_interval(rows, "z", spread) is None
     assert spread_of(samples(a=[1.0], b=[])) == Spread(0.0, 0, 0)
     assert Spread(0.0, 0, 0).deviation is None
@@ -199,11 +210,34 @@ def test_a_verdict_agrees_with_the_interval():
         assert (verdict.decision == "does not") == (verdict.low > bound)
 
 
-def test_one_seed_decides_nothing_and_says_why():
-    verdict = judge(claim(better("a", "b")), samples(a=[1.0], b=[2.0, 2.1]), STUDY)
+def test_one_seed_everywhere_decides_nothing_and_says_why():
+    verdict = judge(claim(better("a", "b")), samples(a=[1.0], b=[2.05]), STUDY)
     assert (verdict.decision, verdict.estimate, verdict.n) == ("undecided", pytest.approx(-1.05), 1)
     assert verdict.p is None
-    assert "1 seed of a" in verdict.reason
+    assert "1 seed of a, b" in verdict.reason
+
+
+def test_a_row_of_one_seed_scatters_as_the_others_do():
+    rows = samples(a=[1.0], b=[2.0, 2.1], c=[5.0, 5.1, 5.2])
+    test = contrast_test(better("a", "b"), rows, STUDY)
+    variance = (2 * 0.05**2 + 2 * 0.1**2) / 3
+    t = -1.05 / math.sqrt(variance * 1.5)
+    assert (test.t, test.df, test.n) == (pytest.approx(t), pytest.approx(3), 1)
+    assert test.p == pytest.approx(stats.t.cdf(t, 3))
+    assert judge(claim(better("a", "b")), rows, STUDY).reason.endswith(", 1 seed")
+
+
+def test_pairs_that_seeds_tell_apart_and_the_papers_order():
+    rows = samples(a=[1.0, 1.01], b=[1.004, 1.014], c=[0.5, 0.51])
+    spread = spread_of(rows)
+    # a and b are one to the seeds; c is below both, in the paper above a and with b's figure
+    found = pair_agreement(rows, {"a": 9.0, "b": 9.5, "c": 9.5, "z": 3.0}, STUDY, spread)
+    assert found == PairAgreement(pairs=2, told_apart=1, as_in_paper=0)
+    found = pair_agreement(rows, {"a": 9.0, "b": 9.5, "c": 8.0}, STUDY, spread)
+    assert found == PairAgreement(pairs=3, told_apart=2, as_in_paper=2)
+    alone = samples(a=[1.0], b=[2.0])
+    found = pair_agreement(alone, {"a": 9.0, "b": 9.5}, STUDY, spread_of(alone))
+    assert found == PairAgreement(pairs=1, told_apart=0, as_in_paper=0)
 
 
 def test_no_result_yet():

@@ -78,6 +78,7 @@ MINI: dict[str, Any] = {
     **SMALL,
     "model.d_model": 192,
     "model.n_layers": 6,
+    "training.lr": 1.2e-2,
     "training.steps": 1400,
     "training.eval_every": 350,
 }

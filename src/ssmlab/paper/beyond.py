@@ -10,7 +10,15 @@ from typing import Any
 
 from ssmlab.paper import table7, table10
 from ssmlab.paper.base import BASE, SCALES
-from ssmlab.studies.claims import Claim, alike, best, better, falling, larger_gain
+from ssmlab.studies.claims import (
+    Claim,
+    alike,
+    best,
+    better,
+    better_on_average,
+    falling,
+    larger_gain,
+)
 from ssmlab.studies.study import Axis, Point, Scale, Study, slug
 
 OURS = "Ours; the paper has no such rows"
@@ -76,6 +84,16 @@ PAIRS = Study(
             ),
         ),
         Claim(
+            "delta-on-average",
+            "Put in the place of B, and in that of C, Δ does better on the average of alone and in "
+            "company.",
+            f"{OURS}; Table 7's caption says so of single parameters",
+            (
+                better_on_average((("delta-only", "b-only"), ("delta-c", "b-c"))),
+                better_on_average((("delta-only", "c-only"), ("delta-b", "b-c"))),
+            ),
+        ),
+        Claim(
             "every-addition",
             "Whatever is selective already, making Δ selective too helps.",
             OURS,
@@ -95,11 +113,13 @@ PAIRS = Study(
     ),
 )
 
+_STATES = (*table10.SIZES, 32, 64)
+
 STATE = Study(
     name="state",
     title="Beyond Table 10: states of up to 64, with constant and selective B and C",
     source="ours; figures up to N = 16: arXiv 2312.00752, section 4.6, Table 10",
-    axes=table10.axes((*table10.SIZES, 32, 64)),
+    axes=table10.axes(_STATES),
     base=BASE,
     scales=SCALES,
     figures=table10.TABLE10.figures,
@@ -128,6 +148,7 @@ STATE = Study(
                 ),
             ),
         ),
+        *table10.trends(_STATES),
     ),
     plot="N",
 )

@@ -1,4 +1,4 @@
-"""Studies of ours on whole architectures: Mamba-2's SSD beside S6, and Table 6 at three rates.
+"""Studies of ours on whole architectures: Mamba-2's SSD beside S6, and models at several rates.
 
 Base, scales, architectures and widths are Table 6's own, so a row that is there too is the same
 trial.
@@ -6,12 +6,12 @@ trial.
 SSD (arXiv 2405.21060) stands in S6's place. It has one Δ and one A a head, so with S6's N it has
 fewer parameters than S6. What makes up for it in the Mamba block, which has no MLP to widen:
 
-- the row with S6's N: groups of heads with B and C of their own, 3 at the small scale and 4 at the
-  paper's; at the quick scale no number of groups fits, so its blocks are 66 wide;
+- the row with S6's N: groups of heads with B and C of their own, 2 at the mini, 3 at the small and 4
+  at the paper's scale; at the quick one no number of groups fits, so its blocks are 66 wide;
 - the row with a larger N: as many states as the 2% allow in multiples of 8, up to Mamba-2's usual 64,
   which they reach at the paper's scale.
 
-Heads have Mamba-2's usual 64 channels, at the quick scale 16, where a block has 128 channels in all.
+Heads have Mamba-2's usual 64 channels, in the narrower blocks of the mini and quick scales 32 and 16.
 """
 
 from collections.abc import Mapping
@@ -205,9 +205,7 @@ ATTENTION_RATES = Study(
             "transformer",
             "Mamba at the scale's own rate does as well as a Transformer++ at any of the three.",
             "Ours; section 4.2.1 says so at rates that were tuned",
-            tuple(
-                no_worse("mamba-same", f"transformer-pp-{rate}", 0.02) for rate in _LOWER_RATES
-            ),
+            tuple(no_worse("mamba-same", f"transformer-pp-{rate}", 0.02) for rate in _LOWER_RATES),
             note="As well: at most 2% worse, a margin of ours.",
         ),
         *(

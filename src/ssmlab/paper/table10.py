@@ -7,7 +7,17 @@ Constant B and C are learned (channels, N) matrices, as many numbers as the proj
 from collections.abc import Sequence
 
 from ssmlab.paper.base import BASE, SCALES, SOURCE
-from ssmlab.studies.claims import Claim, alike, better, falling, larger_gain
+from ssmlab.studies.claims import (
+    TREND_NOTE,
+    Claim,
+    alike,
+    better,
+    falling,
+    falls,
+    falls_more,
+    larger_gain,
+    level,
+)
 from ssmlab.studies.study import Axis, Figure, Point, Study
 
 SIZES = (1, 2, 4, 8, 16)
@@ -27,6 +37,37 @@ def axes(sizes: Sequence[int]) -> tuple[Axis, ...]:
 def _point(label: str, selective: bool) -> Point:
     keys = ("model.mamba.ssm.selective_B", "model.mamba.ssm.selective_C")
     return Point(label, dict.fromkeys(keys, selective))
+
+
+def trends(sizes: Sequence[int]) -> tuple[Claim, ...]:
+    """The caption of Table 10, over all sizes of the state together."""
+    constant, selective = ([f"{kind}-n{n}" for n in sizes] for kind in ("constant", "selective"))
+    source = "Ours: Table 10's caption, as a trend"
+    span = f"from N = {sizes[0]} to {sizes[-1]}"
+    return (
+        Claim(
+            "trend",
+            f"With selective B and C, a larger state improves perplexity, {span} together.",
+            source,
+            (falls(selective),),
+            note=TREND_NOTE,
+        ),
+        Claim(
+            "constant-trend",
+            f"With constant B and C, perplexity is level {span}.",
+            source,
+            level(constant, 0.02),
+            note=f"{TREND_NOTE} Level: it changes by less than 2%.",
+        ),
+        Claim(
+            "interaction-trend",
+            f"A larger state gains more with selective B and C than with constant ones, {span} "
+            "together.",
+            source,
+            (falls_more(selective, than=constant),),
+            note=TREND_NOTE,
+        ),
+    )
 
 
 TABLE10 = Study(
@@ -78,6 +119,7 @@ TABLE10 = Study(
             "Table 10, figures",
             tuple(better(f"selective-n{n}", f"constant-n{n}") for n in SIZES),
         ),
+        *trends(SIZES),
     ),
     plot="N",
 )

@@ -6,12 +6,18 @@ Logs make a claim about ratios, which carries over between scales; a difference 
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 RowName: TypeAlias = str | tuple[str, ...]
 """A row's key, or its labels."""
+
+
+TREND_NOTE = (
+    "A straight line through the log-perplexities of all rows, at equal steps; its change from the "
+    "first row to the last. Neighbouring rows may be closer than seeds tell apart."
+)
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,49 @@ def alike(a: RowName, b: RowName, margin: float) -> tuple[Contrast, Contrast]:
     return no_worse(a, b, margin), no_worse(b, a, margin)
 
 
+def better_on_average(pairs: Iterable[tuple[RowName, RowName]]) -> Contrast:
+    """The first rows of ``pairs`` have the lower perplexity, on the mean over the pairs."""
+    pairs = tuple(pairs)
+    weights: dict[RowName, float] = {}
+    for a, b in pairs:
+        weights[a] = weights.get(a, 0.0) + 1 / len(pairs)
+        weights[b] = weights.get(b, 0.0) - 1 / len(pairs)
+    text = " and ".join(f"{_name(a)} < {_name(b)}" for a, b in pairs)
+    return Contrast(weights, 0.0, f"on average {text}")
+
+
+def falls(rows: Sequence[RowName]) -> Contrast:
+    """A straight line through the rows' log-perplexities, at equal steps, falls.
+
+    What is estimated is the fitted change from the first row to the last; it uses all rows, so it
+    sees a trend whose single steps are lost in the spread of the seeds.
+    """
+    return Contrast(_line(rows), 0.0, f"{_trend(rows)} falls")
+
+
+def level(rows: Sequence[RowName], margin: float) -> tuple[Contrast, Contrast]:
+    """Such a line changes by less than the fraction ``margin`` from the first row to the last."""
+    if not margin > 0:
+        raise ValueError(f"level: expected margin > 0, got {margin}")
+    line, bound = _line(rows), math.log1p(margin)
+    return (
+        Contrast(line, bound, f"{_trend(rows)} rises by less than {margin:.1%}"),
+        Contrast(
+            {row: -weight for row, weight in line.items()},
+            bound,
+            f"{_trend(rows)} falls by less than {margin:.1%}",
+        ),
+    )
+
+
+def falls_more(rows: Sequence[RowName], than: Sequence[RowName]) -> Contrast:
+    """Such a line through ``rows`` falls by more than the one through ``than`` (an interaction)."""
+    weights = _line(rows)
+    for row, weight in _line(than).items():
+        weights[row] = weights.get(row, 0.0) - weight
+    return Contrast(weights, 0.0, f"{_trend(rows)} falls more than {_trend(than)}")
+
+
 def larger_gain(gain: tuple[RowName, RowName], than: tuple[RowName, RowName]) -> Contrast:
     """Going from ``gain[0]`` to ``gain[1]`` lowers perplexity by a larger factor than going from
     ``than[0]`` to ``than[1]`` does (an interaction)."""
@@ -130,6 +179,19 @@ def larger_gain(gain: tuple[RowName, RowName], than: tuple[RowName, RowName]) ->
         f"{_name(gain[0])} to {_name(gain[1])} gains more than {_name(than[0])} to {_name(than[1])}"
     )
     return Contrast(weights, 0.0, text)
+
+
+def _line(rows: Sequence[RowName]) -> dict[RowName, float]:
+    """Weights whose sum over rows is the fitted change from the first row to the last."""
+    last = len(rows) - 1
+    if last < 1:
+        raise ValueError(f"a trend: expected at least 2 rows, got {len(rows)}")
+    squares = math.fsum((i - last / 2) ** 2 for i in range(last + 1))
+    return {row: (i - last / 2) * last / squares for i, row in enumerate(rows)}
+
+
+def _trend(rows: Sequence[RowName]) -> str:
+    return f"the trend from {_name(rows[0])} to {_name(rows[-1])}"
 
 
 def _name(row: RowName) -> str:

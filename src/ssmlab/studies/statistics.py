@@ -6,6 +6,7 @@ a part in it, with the degrees of freedom of Welch and Satterthwaite. Trials of 
 text in the same order, so what luck they share makes this test cautious, not bold.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ Decision: TypeAlias = Literal["holds", "does not", "undecided"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval; ``low`` and ``high`` are None with fewer than 2 values."""
+    """A mean with its confidence interval; ``low`` and ``high`` are None where no spread is known."""
 
     mean: float
     low: float | None
@@ -39,9 +40,9 @@ def row_interval(
     if not values:
         return None
     mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Interval(math.exp(mean), None, None, 1)
     variance, df = spread.of(row)
+    if not df:
+        return Interval(math.exp(mean), None, None, len(values))
     half = quantile(confidence, df) * math.sqrt(variance / len(values))
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(values))
 
@@ -53,7 +54,7 @@ class ContrastTest:
     Attributes:
         contrast: the statement: estimate < contrast.below.
         estimate: Σ weight · mean log-perplexity; None while a row has no result.
-        low, high: its 95% interval; None with a row of fewer than 2 seeds.
+        low, high: its 95% interval; None where there is no test.
         t, df: Student's statistic of (estimate - below) and its degrees of freedom.
         p: chance of a t this low or lower if the contrast were exactly at the bound (one-sided).
         p_against: the same for this high or higher, that is against the claim.
@@ -80,7 +81,11 @@ def contrast_test(
     confidence: float = CONFIDENCE,
     spread: Spread | None = None,
 ) -> ContrastTest:
-    """Test one contrast; ``spread`` is that of all rows in ``samples``, made of them if not given."""
+    """Test one contrast; ``spread`` is that of all rows in ``samples``, made of them if not given.
+
+    A row of one seed is taken to scatter as the others do; without any row of two seeds or more there
+    is no test.
+    """
     terms = [(study.row(name), weight) for name, weight in contrast.weights.items() if weight]
     values = [(row, weight, list(samples.get(row.key, {}).values())) for row, weight in terms]
     n = min(len(v) for _, _, v in values)
@@ -88,11 +93,11 @@ def contrast_test(
         missing = ", ".join(row.label for row, _, v in values if not v)
         return _untested(contrast, None, 0, f"no result of {missing}")
     estimate = math.fsum(weight * math.fsum(v) / len(v) for _, weight, v in values)
-    if n == 1:
-        single = ", ".join(row.label for row, _, v in values if len(v) == 1)
-        reason = f"1 seed of {single}: no spread to test against; run at least 2 seeds"
-        return _untested(contrast, estimate, 1, reason)
     spread = spread or spread_of(samples)
+    unknown = ", ".join(row.label for row, _, _ in values if not spread.of(row.key)[1])
+    if unknown:
+        reason = f"1 seed of {unknown}: no spread to test against; run at least 2 seeds"
+        return _untested(contrast, estimate, n, reason)
     pooled = math.fsum(w**2 / len(v) for row, w, v in values if row.key not in spread.own)
     parts = [(pooled * spread.variance, spread.df)] if pooled else []
     for row, weight, v in values:
@@ -241,6 +246,45 @@ def kendall_tau(ours: Mapping[str, float], paper: Mapping[str, float]) -> RankAg
     return RankAgreement(float(result.statistic), float(result.pvalue), len(keys))
 
 
+@dataclass(frozen=True)
+class PairAgreement:
+    """How many pairs of rows there are whose figures in the paper differ, how many of them our seeds
+    tell apart (each at the given confidence), and how many of those stand in the paper's order."""
+
+    pairs: int
+    told_apart: int
+    as_in_paper: int
+
+
+def pair_agreement(
+    samples: Samples,
+    paper: Mapping[str, float],
+    study: Study,
+    spread: Spread,
+    confidence: float = CONFIDENCE,
+) -> PairAgreement:
+    """Which part of a disagreement in order is more than the scatter of the seeds.
+
+    Args:
+        samples: log-perplexity by row key and seed.
+        paper: the paper's figures by row key; rows without samples are left out.
+        study, spread: as for ``contrast_test``.
+    """
+    alpha = (1 - confidence) / 2
+    pairs = told = same = 0
+    for a, b in itertools.combinations([key for key in paper if samples.get(key)], 2):
+        if paper[a] == paper[b]:
+            continue
+        pairs += 1
+        lower, higher = (a, b) if paper[a] < paper[b] else (b, a)
+        test = contrast_test(Contrast({lower: 1.0, higher: -1.0}), samples, study, spread=spread)
+        if test.p is None or test.p_against is None or min(test.p, test.p_against) >= alpha:
+            continue
+        told += 1
+        same += test.p < alpha
+    return PairAgreement(pairs, told, same)
+
+
 def _untested(contrast: Contrast, estimate: float | None, n: int, reason: str) -> ContrastTest:
     return ContrastTest(contrast, estimate, None, None, None, None, None, None, n, reason)
 
@@ -251,7 +295,8 @@ def _describe(test: ContrastTest) -> str:
     if test.low is not None and test.high is not None:
         change += f" ({math.expm1(test.low):+.2%} to {math.expm1(test.high):+.2%})"
     bound = f", bound {math.expm1(test.contrast.below):+.2%}" if test.contrast.below else ""
-    return f"{test.contrast.text or 'contrast'}: {change}{bound}, {test.n} seeds"
+    seeds = "1 seed" if test.n == 1 else f"{test.n} seeds"
+    return f"{test.contrast.text or 'contrast'}: {change}{bound}, {seeds}"
 
 
 def _noting(reason: str, excluded: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ssmlab.core.errors import StudyError
 from ssmlab.studies.claims import Claim, Contrast, alike, better, larger_gain
 from ssmlab.studies.report import build_report
+from ssmlab.studies.report.render import agreement_text, spread_text
 from ssmlab.studies.store import StudyStore, load_results
 from tests.studies.report.conftest import FULL, Build, widths
 
@@ -34,6 +36,8 @@ def test_order_and_verdicts(build: Build) -> None:
     data = build_report(build())
     assert (data.order.tau, data.order.n) == (pytest.approx(1.0), 3)
     assert (data.order.best_ours, data.order.worst_paper) == ("width 32", "width 8")
+    assert (data.order.pairs, data.order.told_apart, data.order.as_in_paper) == (3, 3, 3)
+    assert "Of 3 pairs of rows seeds tell 3 apart, 3 of them in the paper's" in agreement_text(data)
     assert {claim.key: claim.verdict for claim in data.claims} == {
         "wide": "holds",
         "turn": "does not",
@@ -49,6 +53,19 @@ def test_reverse_order_has_negative_tau(build: Build) -> None:
     data = build_report(build(reverse))
     assert data.order.tau == pytest.approx(-1.0)
     assert data.order.best_ours != data.order.best_paper
+    assert (data.order.told_apart, data.order.as_in_paper) == (3, 0)
+
+
+def test_the_spread_of_a_row_of_many_seeds_is_said(build: Build) -> None:
+    five = (3.0, 3.02, 3.01, 3.03, 2.99)
+    data = build_report(build({"w8": five, "w16": five, "w32": (*five[:4], None)}))
+    deviation = statistics.stdev(map(math.log, five))
+    assert data.spread is not None
+    assert data.spread.by_row == (
+        ("width 8", pytest.approx(deviation)),
+        ("width 16", pytest.approx(deviation)),
+    )
+    assert spread_text(data).endswith(" Row by row: width 8 0.53%; width 16 0.53%.")
 
 
 def test_one_seed_has_no_interval_and_says_so(build: Build) -> None:

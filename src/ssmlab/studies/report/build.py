@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ from ssmlab.studies.statistics import (
     Verdict,
     judge,
     kendall_tau,
+    pair_agreement,
     row_interval,
 )
 from ssmlab.studies.store import StudyResults, TrialRecord, load_results
 from ssmlab.studies.study import Row, Study
+
+_SEEDS_OF_A_SPREAD = 5  # with fewer, a standard deviation may as well be twice or half of it
 
 
 def build_report(out: Path | str) -> ReportData:
@@ -69,9 +73,9 @@ def report_of(results: StudyResults, archive: str | None = None) -> ReportData:
             _claim(judge(claim, samples, study, diverged, spread=spread), study)
             for claim in study.claims
         ),
-        order=_order(dict(zip(keys, rows, strict=True)), [axis.name for axis in study.axes]),
+        order=_order(dict(zip(keys, rows, strict=True)), samples, study, spread),
         n_seeds=results.seeds,
-        spread=_spread(spread, results.seeds, study),
+        spread=_spread(spread, samples, results.seeds, study),
         plot_axis=study.plot,
         facts=facts(results, rows, environments, configs),
         notes=notes(results, rows, environments),
@@ -103,7 +107,7 @@ def _row(results: StudyResults, row: Row, samples: Samples, spread: Spread) -> R
     )
 
 
-def _spread(spread: Spread, seeds: int, study: Study) -> SpreadView | None:
+def _spread(spread: Spread, samples: Samples, seeds: int, study: Study) -> SpreadView | None:
     if (deviation := spread.deviation) is None:
         return None
     least = spread.least_difference(seeds)
@@ -113,7 +117,12 @@ def _spread(spread: Spread, seeds: int, study: Study) -> SpreadView | None:
         (labels_text(study.row(row).labels, axes), math.sqrt(variance))
         for row, (variance, _) in spread.own.items()
     )
-    return SpreadView(deviation, spread.df, spread.rows, seeds, least, own)
+    by_row = tuple(
+        (labels_text(row.labels, axes), statistics.stdev(samples[row.key].values()))
+        for row in study.rows()
+        if len(samples.get(row.key, ())) >= _SEEDS_OF_A_SPREAD
+    )
+    return SpreadView(deviation, spread.df, spread.rows, seeds, least, own, by_row)
 
 
 def _versus_best(rows: Sequence[RowView]) -> list[RowView]:
@@ -231,8 +240,11 @@ def _contrast(test: ContrastTest, study: Study, decisive: ContrastTest) -> Contr
     )
 
 
-def _order(rows: Mapping[str, RowView], axes: Sequence[str]) -> OrderView:
-    """Kendall's tau, and the best and worst rows, over the rows with a figure on both sides."""
+def _order(
+    rows: Mapping[str, RowView], samples: Samples, study: Study, spread: Spread
+) -> OrderView:
+    """Kendall's tau, the pairs that seeds tell apart, and the best and worst rows, over the rows with
+    a figure on both sides."""
     both = {
         key: (row.mean, row.paper_ppl)
         for key, row in rows.items()
@@ -241,6 +253,7 @@ def _order(rows: Mapping[str, RowView], axes: Sequence[str]) -> OrderView:
     printed = sum(row.paper_ppl is not None for row in rows.values())
     ours = {key: mean for key, (mean, _) in both.items()}
     paper = {key: ppl for key, (_, ppl) in both.items()}
+    axes = [axis.name for axis in study.axes]
     names = {key: labels_text(row.labels, axes) for key, row in rows.items()}
     agreement = kendall_tau(ours, paper)
     if agreement is None:
@@ -253,6 +266,7 @@ def _order(rows: Mapping[str, RowView], axes: Sequence[str]) -> OrderView:
     note = None
     if len(both) < printed:
         note = f"The paper prints {printed}; the others have no figure here."
+    pairs = pair_agreement(samples, paper, study, spread)
     return OrderView(
         tau=agreement.tau,
         n=agreement.n,
@@ -262,6 +276,9 @@ def _order(rows: Mapping[str, RowView], axes: Sequence[str]) -> OrderView:
         best_paper=_at(names, paper, min),
         worst_ours=_at(names, ours, max),
         worst_paper=_at(names, paper, max),
+        pairs=pairs.pairs,
+        told_apart=pairs.told_apart,
+        as_in_paper=pairs.as_in_paper,
     )
 
 

@@ -68,7 +68,7 @@ class RowView:
         labels: one label per axis.
         trials: one per seed, in order of seeds.
         mean: perplexity at the mean loss of the seeds that finished; None if none did.
-        low, high: its 95% interval; None with fewer than two seeds.
+        low, high: its 95% interval; None where no row has two seeds.
         n: seeds in the mean.
         versus_best: mean over the best row's mean, less 1; 0 for the best row.
         paper_ppl, paper_params_m: the paper's printed figures; parameters in millions.
@@ -164,7 +164,11 @@ class ClaimView:
 
 @dataclass(frozen=True)
 class OrderView:
-    """Agreement of our order of rows with the paper's: Kendall's tau-b over ``n`` rows."""
+    """Agreement of our order of rows with the paper's: Kendall's tau-b over ``n`` rows.
+
+    ``pairs`` of rows differ in the paper; ours are ``told_apart`` by their seeds, and of those
+    ``as_in_paper`` stand in the paper's order.
+    """
 
     tau: float | None
     n: int
@@ -174,6 +178,9 @@ class OrderView:
     best_paper: str | None = None
     worst_ours: str | None = None
     worst_paper: str | None = None
+    pairs: int = 0
+    told_apart: int = 0
+    as_in_paper: int = 0
 
 
 @dataclass(frozen=True)
@@ -186,6 +193,7 @@ class SpreadView:
         least_difference: how far two rows of ``seeds`` seeds must be apart for the 95% interval of
             their difference to leave out 0.
         own: labels and standard deviations of rows that scatter by far more; not in the pool.
+        by_row: the same of every row with enough seeds to say something of its own spread.
     """
 
     deviation: float
@@ -194,6 +202,7 @@ class SpreadView:
     seeds: int
     least_difference: float
     own: tuple[tuple[str, float], ...] = ()
+    by_row: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

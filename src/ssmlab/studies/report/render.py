@@ -102,6 +102,11 @@ def agreement_text(data: ReportData) -> str:
     tau = f"{order.tau:.2f}".replace("-", text.MINUS)
     said = f"Kendall's τ = {tau} over {text.plural(order.n, 'row')}"
     said += f" ({text.p_text(order.p)})." if order.p is not None else "."
+    if data.spread is not None:
+        said += (
+            f" Of {text.plural(order.pairs, 'pair')} of rows seeds tell {order.told_apart} apart, "
+            f"{order.as_in_paper} of them in the paper's order."
+        )
     for what, ours, paper in (
         ("best", order.best_ours, order.best_paper),
         ("worst", order.worst_ours, order.worst_paper),
@@ -125,6 +130,9 @@ def spread_text(data: ReportData) -> str:
     if spread.own:
         rows = "; ".join(f"{label} ({_noise(size)})" for label, size in spread.own)
         said += f" Scattering by far more, so with a spread of their own: {rows}."
+    if spread.by_row:
+        rows = "; ".join(f"{label} {_noise(size)}" for label, size in spread.by_row)
+        said += f" Row by row: {rows}."
     return said
 
 
