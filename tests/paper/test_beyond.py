@@ -33,6 +33,11 @@ SHARED = {
         for block in ("h3", "mamba")
         for layer in ("hyena", "s4-complex", "s4-real", "s6")
     },
+    ("kernel-rates", "table6"): {
+        f"{block}-{layer}-same": f"{block}-{layer}"
+        for block in ("h3", "mamba")
+        for layer in ("hyena", "s4-complex", "s4-real")
+    },
     ("attention-rates", "hybrids"): {
         f"{model}-same": model for model in ("mamba", "mamba-mha", "transformer-pp")
     },
@@ -90,7 +95,7 @@ def test_shared_rows_are_the_papers_trials(ours: str, table: str, scale: str) ->
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", ["ssd", "rates", "attention-rates"])
+@pytest.mark.parametrize("name", ["ssd", "rates", "attention-rates", "kernel-rates"])
 def test_architectures_are_of_one_size(name: str, scale: str) -> None:
     totals = {key: count["total"] for key, count in counts(name, scale).items()}
     mamba = counts("table6", scale)["mamba-s6"]["total"]

@@ -22,9 +22,10 @@ _STUDIES = {
     "state": ("ssmlab.paper.beyond", "STATE"),
     "selective-a": ("ssmlab.paper.beyond", "SELECTIVE_A"),
     "spread": ("ssmlab.paper.beyond", "SPREAD"),
-    "ssd": ("ssmlab.paper.beyond_layers", "SSD"),
-    "rates": ("ssmlab.paper.beyond_layers", "RATES"),
-    "attention-rates": ("ssmlab.paper.beyond_layers", "ATTENTION_RATES"),
+    "ssd": ("ssmlab.paper.ssd", "SSD"),
+    "rates": ("ssmlab.paper.rates", "RATES"),
+    "attention-rates": ("ssmlab.paper.rates", "ATTENTION_RATES"),
+    "kernel-rates": ("ssmlab.paper.rates", "KERNEL_RATES"),
     "replication": ("ssmlab.paper.replication", "REPLICATION"),
 }
 

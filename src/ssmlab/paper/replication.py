@@ -4,7 +4,7 @@ Run one after the other, studies would leave workers idle at the end of each, an
 have in common would wait for each other. Run this one instead, and then each of its parts with
 ``--reuse``: it finds all of its trials there.
 
-Left out are ``spread``, ``rates`` and ``attention-rates``, which have seeds and a cost of their own.
+Left out are ``spread`` and the studies of rates, which have seeds and a cost of their own.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any
 
 from ssmlab.paper.base import BASE, SCALES
 from ssmlab.paper.beyond import PAIRS, SELECTIVE_A, STATE
-from ssmlab.paper.beyond_layers import SSD
+from ssmlab.paper.ssd import SSD
 from ssmlab.paper.hybrids import HYBRIDS
 from ssmlab.paper.table6 import TABLE6
 from ssmlab.paper.table7 import TABLE7

@@ -1,17 +1,7 @@
-"""Studies of ours on whole architectures: Mamba-2's SSD beside S6, and models at several rates.
+"""Studies of ours on the learning rate: how much of Table 6 and of Figure 9 hangs on it.
 
-Base, scales, architectures and widths are Table 6's own, so a row that is there too is the same
-trial.
-
-SSD (arXiv 2405.21060) stands in S6's place. It has one Δ and one A a head, so with S6's N it has
-fewer parameters than S6. What makes up for it in the Mamba block, which has no MLP to widen:
-
-- the row with S6's N: groups of heads with B and C of their own, 2 at the mini, 3 at the small and 4
-  at the paper's scale; at the quick one no number of groups fits, so its blocks are 66 wide;
-- the row with a larger N: as many states as the 2% allow in multiples of 8, up to Mamba-2's usual 64,
-  which they reach at the paper's scale.
-
-Heads have Mamba-2's usual 64 channels, in the narrower blocks of the mini and quick scales 32 and 16.
+The paper has one rate for all rows of a study. Base, scales, architectures and widths are those of
+Table 6 and Figure 9, so a row at the scale's own rate is the trial there.
 """
 
 from collections.abc import Mapping
@@ -23,83 +13,8 @@ from ssmlab.paper.table6 import TABLE6, TIME_INVARIANT
 from ssmlab.studies.claims import Claim, RowName, alike, best, better, no_worse
 from ssmlab.studies.study import Axis, Point, Scale, Study
 
-OURS = "Ours; the paper has no such rows"
-
 _ARCHITECTURES, _LAYERS = TABLE6.axes
-_SSD = for_both_blocks(mixer="ssd")
-
-
-def _ssd(state: int, groups: int, width: int) -> dict[str, Any]:
-    """N states of each channel, groups of heads with their own B and C, channels of a head."""
-    return for_both_blocks(ssd__d_state=state, ssd__n_groups=groups, ssd__d_head=width)
-
-
-# By scale: of the row with S6's N and of the row with a larger one, the layer, the hidden width of
-# the H3 row's MLP, and what else the Mamba row needs.
-_SSD_SIZES: dict[str, tuple[tuple[dict[str, Any], int, dict[str, Any]], ...]] = {
-    "quick": (
-        (_ssd(16, 1, 16), 299, {"model.d_model": 66, "model.mamba.ssd.d_head": 12}),
-        (_ssd(24, 1, 16), 291, {}),
-    ),
-    "mini": ((_ssd(16, 2, 32), 826, {}), (_ssd(40, 1, 32), 818, {})),
-    "small": ((_ssd(16, 3, 64), 1626, {}), (_ssd(48, 1, 64), 1626, {})),
-    "paper": ((_ssd(16, 4, 64), 4325, {}), (_ssd(64, 1, 64), 4325, {})),
-}
-
-
-def _ssd_sizes(scale: str) -> dict[RowName, Mapping[str, Any]]:
-    """By row, what ``_SSD_SIZES`` says; the S6 row of the H3 architecture is Table 6's."""
-    sizes: dict[RowName, Mapping[str, Any]] = {"h3-s6": TABLE6.sizes[scale]["h3-s6"]}
-    for row, (layer, mlp, more) in zip(("ssd", "ssd-larger"), _SSD_SIZES[scale], strict=True):
-        sizes[f"h3-{row}"] = {**layer, "model.plain_mlp.d_hidden": mlp}
-        sizes[f"mamba-{row}"] = {**layer, **more}
-    return sizes
-
-
-SSD = Study(
-    name="ssd",
-    title="Beyond Table 6: Mamba-2's SSD beside S6",
-    source="ours; figures of S6: arXiv 2312.00752, section 4.6, Table 6",
-    axes=(
-        _ARCHITECTURES,
-        Axis(
-            "SSM layer",
-            (
-                _LAYERS.points[-1],
-                Point("SSD, N of S6", _SSD, "ssd"),
-                Point("SSD, larger N", _SSD, "ssd-larger"),
-            ),
-        ),
-    ),
-    base=TABLE6.base,
-    scales=TABLE6.scales,
-    figures={labels: figure for labels, figure in TABLE6.figures.items() if labels[1] == "S6"},
-    claims=(
-        Claim(
-            "as-good",
-            "At the same number of parameters SSD with a larger state does at least as well as S6, "
-            "in both architectures.",
-            OURS,
-            tuple(
-                no_worse(f"{block}-ssd-larger", f"{block}-s6", 0.01) for block in ("h3", "mamba")
-            ),
-            note="At least as well: at most 1% worse, a margin of ours.",
-        ),
-        Claim(
-            "state",
-            "SSD does better with the larger state, in both architectures.",
-            OURS,
-            tuple(better(f"{block}-ssd-larger", f"{block}-ssd") for block in ("h3", "mamba")),
-        ),
-        Claim(
-            "architecture",
-            "With SSD inside too, the Mamba architecture does better than H3's.",
-            OURS,
-            tuple(better(f"mamba-{layer}", f"h3-{layer}") for layer in ("ssd", "ssd-larger")),
-        ),
-    ),
-    sizes={scale.name: _ssd_sizes(scale.name) for scale in TABLE6.scales},
-)
+_BLOCKS = ("h3", "mamba")
 
 _RATES = {"third": 1 / 3, "same": 1, "triple": 3}
 
@@ -141,7 +56,7 @@ RATES = Study(
                 "Section 4.6.1 on Table 6; the paper has one rate",
                 tuple(
                     contrast
-                    for block in ("h3", "mamba")
+                    for block in _BLOCKS
                     for contrast in best(
                         f"{block}-s6-{rate}",
                         [f"{block}-{layer}-{rate}" for layer in TIME_INVARIANT],
@@ -161,7 +76,7 @@ RATES = Study(
             "Ours: the other layers do not lose for want of a rate of their own",
             tuple(
                 contrast
-                for block in ("h3", "mamba")
+                for block in _BLOCKS
                 for contrast in best(
                     f"{block}-s6-same",
                     [f"{block}-{layer}-{rate}" for layer in TIME_INVARIANT for rate in _RATES],
@@ -224,4 +139,72 @@ ATTENTION_RATES = Study(
         ),
     ),
     sizes={scale.name: _attention_sizes(scale) for scale in HYBRIDS.scales},
+)
+
+_OWN_RATES = {"tenth": 1e-4, "same": 1e-3, "tenfold": 1e-2}
+
+KERNEL_RATES = Study(
+    name="kernel-rates",
+    title="Time-invariant layers at three rates of their own parameters",
+    source="ours: how much Table 6 hangs on the rate of what makes a time-invariant layer's kernel",
+    axes=(
+        _ARCHITECTURES,
+        Axis("SSM layer", _LAYERS.points[: len(TIME_INVARIANT)]),
+        Axis(
+            "own rate",
+            tuple(
+                Point(f"{rate:g}", for_both_blocks(s4d__lr=rate, long_conv__lr=rate), name)
+                for name, rate in _OWN_RATES.items()
+            ),
+        ),
+    ),
+    base=TABLE6.base,
+    scales=TABLE6.scales,
+    figures={
+        (*labels, f"{_OWN_RATES['same']:g}"): figure
+        for labels, figure in TABLE6.figures.items()
+        if labels[1] != "S6"
+    },
+    claims=(
+        Claim(
+            "hyena",
+            "A tenth of the usual rate for its filter improves Hyena, in both architectures.",
+            "Ours: what makes Hyena fall behind S4 in Table 6",
+            tuple(better(f"{block}-hyena-tenth", f"{block}-hyena-same") for block in _BLOCKS),
+        ),
+        Claim(
+            "time-invariant",
+            "With a tenth of the rate for Hyena's filter and the usual one for S4, time-invariant "
+            "layers do about as well as each other.",
+            "Section 4.6.1, on Table 6; the rates are ours",
+            tuple(
+                contrast
+                for block in _BLOCKS
+                for layer in ("s4-complex", "s4-real")
+                for contrast in alike(f"{block}-hyena-tenth", f"{block}-{layer}-same", 0.05)
+            ),
+            note="About: within 5%, the margin of Table 6's claim.",
+        ),
+        Claim(
+            "s4",
+            "No other of the three rates improves either kind of S4 by more than 2%.",
+            "Ours: S4 does not lose for want of a rate",
+            tuple(
+                no_worse(f"{block}-{layer}-same", f"{block}-{layer}-{rate}", 0.02)
+                for block in _BLOCKS
+                for layer in ("s4-complex", "s4-real")
+                for rate in ("tenth", "tenfold")
+            ),
+            note="2% is a margin of ours.",
+        ),
+    ),
+    sizes={
+        scale.name: {
+            f"{row.key}-{rate}": TABLE6.sizes[scale.name][row.key]
+            for row in TABLE6.rows()
+            if row.key in TABLE6.sizes[scale.name] and row.key != "h3-s6"
+            for rate in _OWN_RATES
+        }
+        for scale in TABLE6.scales
+    },
 )
