@@ -12,8 +12,8 @@ from typing import Any
 
 from ssmlab.paper.base import BASE, SCALES
 from ssmlab.paper.beyond import PAIRS, SELECTIVE_A, STATE
-from ssmlab.paper.ssd import SSD
 from ssmlab.paper.hybrids import HYBRIDS
+from ssmlab.paper.ssd import SSD
 from ssmlab.paper.table6 import TABLE6
 from ssmlab.paper.table7 import TABLE7
 from ssmlab.paper.table8 import TABLE8
