@@ -4,14 +4,14 @@ The paper has one rate for all rows of a study. Base, scales, architectures and 
 Table 6 and Figure 9, so a row at the scale's own rate is the trial there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ssmlab.paper.architectures import for_both_blocks
 from ssmlab.paper.hybrids import HYBRIDS
 from ssmlab.paper.table6 import TABLE6, TIME_INVARIANT
 from ssmlab.studies.claims import Claim, RowName, alike, best, better, no_worse
-from ssmlab.studies.study import Axis, Point, Scale, Study
+from ssmlab.studies.study import Axis, Point, Study
 
 _ARCHITECTURES, _LAYERS = TABLE6.axes
 _BLOCKS = ("h3", "mamba")
@@ -19,13 +19,20 @@ _BLOCKS = ("h3", "mamba")
 _RATES = {"third": 1 / 3, "same": 1, "triple": 3}
 
 
-def _rate_sizes(scale: Scale) -> dict[RowName, Mapping[str, Any]]:
-    """By row, Table 6's widths and the multiple of the scale's own rate."""
-    peak, widths = scale.changes["training.lr"], TABLE6.sizes[scale.name]
+def _at_rates(
+    study: Study, rows: Iterable[str], rates: Mapping[str, float]
+) -> dict[str, dict[RowName, Mapping[str, Any]]]:
+    """By scale, and by row and rate: the study's own widths, and a multiple of the scale's rate."""
     return {
-        f"{row.key}-{rate}": {**widths.get(row.key, {}), "training.lr": peak * factor}
-        for row in TABLE6.rows()
-        for rate, factor in _RATES.items()
+        scale.name: {
+            f"{row}-{rate}": {
+                **study.sizes[scale.name].get(row, {}),
+                "training.lr": scale.changes["training.lr"] * factor,
+            }
+            for row in rows
+            for rate, factor in rates.items()
+        }
+        for scale in study.scales
     }
 
 
@@ -84,21 +91,11 @@ RATES = Study(
             ),
         ),
     ),
-    sizes={scale.name: _rate_sizes(scale) for scale in TABLE6.scales},
+    sizes=_at_rates(TABLE6, [row.key for row in TABLE6.rows()], _RATES),
 )
 
 _ATTENTION = ("mamba", "mamba-mha", "transformer-pp")
 _LOWER_RATES = {"tenth": 1 / 10, "third": 1 / 3, "same": 1}
-
-
-def _attention_sizes(scale: Scale) -> dict[RowName, Mapping[str, Any]]:
-    """By row, Figure 9's widths and the multiple of the scale's own rate."""
-    peak, widths = scale.changes["training.lr"], HYBRIDS.sizes[scale.name]
-    return {
-        f"{row}-{rate}": {**widths.get(row, {}), "training.lr": peak * factor}
-        for row in _ATTENTION
-        for rate, factor in _LOWER_RATES.items()
-    }
 
 
 ATTENTION_RATES = Study(
@@ -138,7 +135,7 @@ ATTENTION_RATES = Study(
             for rate, said in (("tenth", "a tenth of the rate"), ("third", "a third of the rate"))
         ),
     ),
-    sizes={scale.name: _attention_sizes(scale) for scale in HYBRIDS.scales},
+    sizes=_at_rates(HYBRIDS, _ATTENTION, _LOWER_RATES),
 )
 
 _OWN_RATES = {"tenth": 1e-4, "same": 1e-3, "tenfold": 1e-2}
