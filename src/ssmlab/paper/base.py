@@ -73,7 +73,7 @@ SMALL: dict[str, Any] = {
 }
 
 # Half of the small scale's width and depth, 2.3M parameters, and the paper's 20 tokens for each of
-# them, of which small has 2.5. A rate of its own, chosen in the same way.
+# them, where small has 2.5. The rate, too, is the best of four for the base row alone.
 MINI: dict[str, Any] = {
     **SMALL,
     "model.d_model": 192,
