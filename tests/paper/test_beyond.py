@@ -38,6 +38,7 @@ SHARED = {
         for block in ("h3", "mamba")
         for layer in ("hyena", "s4-complex", "s4-real")
     },
+    ("lengths", "table6"): {f"{block}-s4-real-x1": f"{block}-s4-real" for block in ("h3", "mamba")},
     ("attention-rates", "hybrids"): {
         f"{model}-same": model for model in ("mamba", "mamba-mha", "transformer-pp")
     },
@@ -95,7 +96,7 @@ def test_shared_rows_are_the_papers_trials(ours: str, table: str, scale: str) ->
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", ["ssd", "rates", "attention-rates", "kernel-rates"])
+@pytest.mark.parametrize("name", ["ssd", "rates", "attention-rates", "kernel-rates", "lengths"])
 def test_architectures_are_of_one_size(name: str, scale: str) -> None:
     totals = {key: count["total"] for key, count in counts(name, scale).items()}
     mamba = counts("table6", scale)["mamba-s6"]["total"]
@@ -166,6 +167,7 @@ def test_sizes_of_the_models_whose_spread_is_measured() -> None:
     [
         ("rates", {"training.lr": 1e-3}),
         ("attention-rates", {"training.lr": 1e-3}),
+        ("lengths", {"training.steps": 70, "training.eval_every": 7}),
         ("spread", {"model.n_layers": 2, "model.d_model": 32}),
     ],
 )

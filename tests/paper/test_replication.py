@@ -30,7 +30,7 @@ def test_hardly_a_trial_is_there_twice():
 
 def test_the_other_studies_are_those_with_seeds_of_their_own():
     left_out = set(study_names()) - {part.name for part in PARTS} - {"replication"}
-    assert left_out == {"spread", "rates", "attention-rates", "kernel-rates"}
+    assert left_out == {"spread", "rates", "attention-rates", "kernel-rates", "lengths"}
 
 
 def test_overrides_win_over_what_rows_have():

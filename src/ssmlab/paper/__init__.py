@@ -26,6 +26,7 @@ _STUDIES = {
     "rates": ("ssmlab.paper.rates", "RATES"),
     "attention-rates": ("ssmlab.paper.rates", "ATTENTION_RATES"),
     "kernel-rates": ("ssmlab.paper.rates", "KERNEL_RATES"),
+    "lengths": ("ssmlab.paper.lengths", "LENGTHS"),
     "replication": ("ssmlab.paper.replication", "REPLICATION"),
 }
 
