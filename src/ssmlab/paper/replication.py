@@ -4,7 +4,7 @@ Run one after the other, studies would leave workers idle at the end of each, an
 have in common would wait for each other. Run this one instead, and then each of its parts with
 ``--reuse``: it finds all of its trials there.
 
-Left out are ``spread``, ``lengths`` and the studies of rates: they have seeds and a cost of their own.
+Left out are ``spread``, ``lengths`` and the studies of rates: their seeds and cost are their own.
 """
 
 from collections.abc import Mapping
