@@ -27,7 +27,7 @@ def differing(results: Path) -> list[str]:
         text = page.read_text(encoding="utf-8")
         if BEGIN not in text:
             continue
-        shown = re.findall(r"\]\(([\w/-]+)\.md\)\.\n", text)
+        shown = re.findall(r"\]\(([\w/-]+)\.md\)\.\n", text[text.index(BEGIN) :])
         files = [results / f"{name}.jsonl.xz" for name in shown]
         published.update(files)
         made |= {

@@ -6,6 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from ssmlab.training.config import TrainingConfig
+from ssmlab.training.optim import build_optimizer, set_learning_rate
+from ssmlab.training.schedule import learning_rate
 from tests.mixers.zoo import MAKERS, WIDTH, close, make, sequence
 
 NAMES = list(MAKERS)
@@ -160,10 +163,12 @@ def test_two_layers_learn_a_small_batch_by_heart(name):
     # Where the same letters came before by chance, what follows cannot be told; a sequence starts
     # with its own number so that there is something to tell it by.
     letters[:, 0] = torch.arange(4)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=300, pct_start=0.1)
+    # As models are trained: what makes a kernel learns at a rate of its own.
+    config = TrainingConfig(steps=300, lr=0.02, lr_min=0.0, weight_decay=0.0)
+    optimizer = build_optimizer(model, config)
     loss = torch.tensor(torch.inf)
-    for _ in range(300):
+    for step in range(config.steps):
+        set_learning_rate(optimizer, learning_rate(config, step))
         logits = model(letters[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), letters[:, 1:].flatten())
         if loss.item() < 0.1:
@@ -172,7 +177,6 @@ def test_two_layers_learn_a_small_batch_by_heart(name):
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        scheduler.step()
     assert loss.item() < 0.1
 
 

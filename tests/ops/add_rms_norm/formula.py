@@ -44,7 +44,11 @@ def differences(
     assert y.shape == total.shape == residual.shape
     given = {"x": x, "residual": residual, "weight": weight}
     given = {name: tensor for name, tensor in given.items() if tensor is not None}
-    dy, dtotal = torch.randn_like(y), torch.randn_like(total)
+    g = torch.Generator().manual_seed(sum(shape) + 1)
+    dy, dtotal = (
+        torch.randn(t.shape, generator=g, dtype=torch.float64).to(device, t.dtype)
+        for t in (y, total)
+    )
     grads = torch.autograd.grad((y, total), tuple(given.values()), (dy, dtotal))
 
     wide = {name: t.detach().double().requires_grad_() for name, t in given.items()}
@@ -58,11 +62,14 @@ def differences(
         (expected, h), tuple(wide.values()), (dy.double(), dtotal.double())
     )
     found = {"y": _distance(y, expected), "sum": _distance(total, h)}
-    # Where terms cancel, as they do in rows of one number, the error is of their size.
-    least = float((dtotal.double().norm() + (dy.double() / rms).norm()).detach())
+    # Where terms cancel, as they do in rows of one number and in a weight's sum over rows, the error
+    # is of their size.
+    terms = dtotal.double().norm() + (dy.double() / rms).norm()
+    of_weight = (dy.double() * held / rms).abs().sum_to_size(given["weight"].shape).norm()
     for name, grad, want in zip(given, grads, wanted, strict=True):
         assert grad.dtype == given[name].dtype
-        found[f"gradient of {name}"] = _distance(grad, want, 0 if name == "weight" else least)
+        least = float((of_weight if name == "weight" else terms).detach())
+        found[f"gradient of {name}"] = _distance(grad, want, least)
     return found
 
 
