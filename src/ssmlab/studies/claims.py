@@ -129,10 +129,8 @@ def alike(a: RowName, b: RowName, margin: float) -> tuple[Contrast, Contrast]:
 def better_on_average(pairs: Iterable[tuple[RowName, RowName]]) -> Contrast:
     """The first rows of ``pairs`` have the lower perplexity, on the mean over the pairs."""
     pairs = tuple(pairs)
-    weights: dict[RowName, float] = {}
-    for a, b in pairs:
-        weights[a] = weights.get(a, 0.0) + 1 / len(pairs)
-        weights[b] = weights.get(b, 0.0) - 1 / len(pairs)
+    share = 1 / len(pairs)
+    weights = _added(term for a, b in pairs for term in ((a, share), (b, -share)))
     text = " and ".join(f"{_name(a)} < {_name(b)}" for a, b in pairs)
     return Contrast(weights, 0.0, f"on average {text}")
 
@@ -163,22 +161,27 @@ def level(rows: Sequence[RowName], margin: float) -> tuple[Contrast, Contrast]:
 
 def falls_more(rows: Sequence[RowName], than: Sequence[RowName]) -> Contrast:
     """Such a line through ``rows`` falls by more than the one through ``than`` (an interaction)."""
-    weights = _line(rows)
-    for row, weight in _line(than).items():
-        weights[row] = weights.get(row, 0.0) - weight
+    other = ((row, -weight) for row, weight in _line(than).items())
+    weights = _added(itertools.chain(_line(rows).items(), other))
     return Contrast(weights, 0.0, f"{_trend(rows)} falls more than {_trend(than)}")
 
 
 def larger_gain(gain: tuple[RowName, RowName], than: tuple[RowName, RowName]) -> Contrast:
     """Going from ``gain[0]`` to ``gain[1]`` lowers perplexity by a larger factor than going from
     ``than[0]`` to ``than[1]`` does (an interaction)."""
-    weights: dict[RowName, float] = {}
-    for row, weight in ((gain[1], 1.0), (gain[0], -1.0), (than[1], -1.0), (than[0], 1.0)):
-        weights[row] = weights.get(row, 0.0) + weight
+    weights = _added(((gain[1], 1.0), (gain[0], -1.0), (than[1], -1.0), (than[0], 1.0)))
     text = (
         f"{_name(gain[0])} to {_name(gain[1])} gains more than {_name(than[0])} to {_name(than[1])}"
     )
     return Contrast(weights, 0.0, text)
+
+
+def _added(terms: Iterable[tuple[RowName, float]]) -> dict[RowName, float]:
+    """One weight a row, the sum of its terms; rows in the order in which they come first."""
+    weights: dict[RowName, float] = {}
+    for row, weight in terms:
+        weights[row] = weights.get(row, 0.0) + weight
+    return weights
 
 
 def _line(rows: Sequence[RowName]) -> dict[RowName, float]:
