@@ -18,7 +18,7 @@ from ssmlab.ops.causal_conv1d import kernels as convolution
 from ssmlab.ops.selective_scan.cpu import kernels as scan
 
 SRC = Path(compiling.__file__).parents[2]
-SHARED = ("ops/_cpu/compiling.py", "ops/_cpu/maths.py")
+SHARED = tuple(f"ops/_cpu/{name}.py" for name in ("compiling", "maths", "vectors"))
 INTRINSICS = "ops/_cpu/intrinsics.py"
 SCAN = ("kernels", "chunk", "recurrence_complex", "recurrence_real", "tile")
 SCAN_FILES = tuple(f"ops/selective_scan/cpu/{name}.py" for name in SCAN)
@@ -76,11 +76,10 @@ def test_stored_code_is_found_until_a_source_changes(folder: Path) -> None:
     ],
 )
 def test_sources_of_the_kernels(kernel: Any, own: tuple[str, ...]) -> None:
-    """They are all files that the kernel's modules take functions from."""
-    first, *rest = own
-    paths = [str(SRC / file) for file in (first, *SHARED, *rest)]
+    """They are all files that the kernel's modules take functions from, but those of all kernels."""
+    paths = [str(SRC / file) for file in own]
     assert kernel._cache._sources == compiling.digest(*paths)
-    files = set(paths)
+    files = {*paths, *(str(SRC / file) for file in SHARED)}
     modules = [sys.modules[f"ssmlab.{f.removesuffix('.py').replace('/', '.')}"] for f in own]
     called = {
         value.py_func.__code__.co_filename
@@ -89,6 +88,16 @@ def test_sources_of_the_kernels(kernel: Any, own: tuple[str, ...]) -> None:
         if hasattr(value, "py_func")
     }
     assert called <= files
+
+
+@pytest.mark.parametrize("shared", SHARED)
+def test_a_change_of_what_all_kernels_are_made_of(
+    shared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, file = compiling.digest(), SRC / shared
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b" " * (path == file))
+    assert compiling.digest() != before
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])

@@ -17,13 +17,13 @@ from numba import carray  # pyright: ignore[reportPrivateImportUsage]
 from ssmlab.generation.cpu import matvec, sync
 from ssmlab.generation.cpu.matvec import product
 from ssmlab.generation.cpu.sync import barrier, call_int, integers, pointer
-from ssmlab.ops._cpu import compiling, intrinsics, maths
+from ssmlab.ops._cpu import compiling, intrinsics
 from ssmlab.ops._cpu.compiling import inline
 from ssmlab.ops._cpu.maths import expm1_base2, log1p_unit
 from ssmlab.ops.selective_scan.cpu.tile import Array
 
 # All files that the code below is compiled from.
-SOURCES = (__file__, *(str(m.__file__) for m in (compiling, maths, intrinsics, matvec, sync)))
+SOURCES = (__file__, *(str(m.__file__) for m in (intrinsics, matvec, sync)))
 
 # Columns of the table of addresses; 0 where a block has no such tensor.
 NORM, IN, IN_BIAS, CONV, CONV_BIAS, X, DT, DT_BIAS, A, SKIP, OUT, OUT_BIAS = range(12)

@@ -17,10 +17,18 @@ from numba import njit, types
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 
+from ssmlab.ops._cpu import maths, vectors
 from ssmlab.ops._cpu.maths import FLAGS
+from ssmlab.ops._cpu.vectors import WideCompiler
 
-OPTIONS: Any = {"error_model": "numpy", "fastmath": FLAGS}
-_INNER: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+_TARGET: Any = {"error_model": "numpy", "fastmath": FLAGS}
+OPTIONS: Any = {**_TARGET, "pipeline_class": WideCompiler}
+_INNER: Any = {
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "error_model": "numpy",
+    "pipeline_class": WideCompiler,
+}
 
 # For what kernels call.
 inline: Any = njit(fastmath=FLAGS, **_INNER)
@@ -36,7 +44,10 @@ _addressed: list[Any] = []  # an address is good for as long as its function liv
 
 
 def kernel(*sources: str) -> Callable[[Any], Any]:
-    """A decorator for a function that Python calls; ``sources`` are all files it is made of."""
+    """A decorator for a function that Python calls; ``sources`` are the files it is made of.
+
+    Besides these: this one and what it imports of ours, which belong to all.
+    """
 
     def decorate(function: Any) -> Any:
         compiled: Any = njit(nogil=True, **OPTIONS)(function)
@@ -50,9 +61,9 @@ def kernel(*sources: str) -> Callable[[Any], Any]:
 def address_of(function: Any, *sources: str) -> int:
     """Compile a function of one pointer and nothing else; where C finds it.
 
-    ``sources`` are all files it is made of. What is compiled lives as long as the process.
+    ``sources`` as for :func:`kernel`. What is compiled lives as long as the process.
     """
-    compiled: Any = CFunc(function, ((types.voidptr,), types.void), {}, OPTIONS)
+    compiled: Any = CFunc(function, ((types.voidptr,), types.void), {}, _TARGET, WideCompiler)
     with contextlib.suppress(RuntimeError):
         compiled._cache = _Cache(function, digest(*sources))
     compiled.compile()
@@ -61,8 +72,9 @@ def address_of(function: Any, *sources: str) -> int:
 
 
 def digest(*files: str) -> str:
-    """Of what is in the files, in this order."""
-    content = b"".join(Path(file).read_bytes() for file in files)
+    """Of what is in the files, in this order, and in those that all kernels are made of."""
+    common = (__file__, str(maths.__file__), str(vectors.__file__))
+    content = b"".join(Path(file).read_bytes() for file in (*common, *files))
     return hashlib.sha256(content).hexdigest()
 
 

@@ -17,13 +17,12 @@ Shape letters: B batch, L length, D channels, W width (taps).
 
 import numpy as np
 
-from ssmlab.ops._cpu import compiling, maths
 from ssmlab.ops._cpu.compiling import inline, kernel
 from ssmlab.ops.causal_conv1d import elements
 from ssmlab.ops.causal_conv1d.elements import at, load, sigmoid, store
 
 ROWS = 128
-COLS = 256
+COLS = 512
 GROUP = 4
 
 
@@ -278,7 +277,7 @@ def tasks(rows: int, channels: int) -> int:
     return -(-rows // ROWS) * -(-channels // COLS)
 
 
-_kernel = kernel(__file__, *(str(m.__file__) for m in (compiling, maths, elements)))
+_kernel = kernel(__file__, str(elements.__file__))
 
 
 @_kernel

@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from ssmlab.ops._cpu import compiling, intrinsics, maths
+from ssmlab.ops._cpu import intrinsics
 from ssmlab.ops._cpu.compiling import OPTIONS, inline, kernel
 from ssmlab.ops._cpu.intrinsics import take
 from ssmlab.ops.selective_scan.cpu import chunk, recurrence_complex, recurrence_real, tile
@@ -188,7 +188,7 @@ _kernel = kernel(
     __file__,
     *(
         str(m.__file__)
-        for m in (compiling, maths, intrinsics, chunk, recurrence_complex, recurrence_real, tile)
+        for m in (intrinsics, chunk, recurrence_complex, recurrence_real, tile)
     ),
 )
 

@@ -167,13 +167,12 @@ def _inputs(
     real = _NUMPY[dtype]
     flat, strides = zip(*(_flat(t, dtype) for t in (u, delta, z, grad_y)), strict=True)
     twice = 2 if A.is_complex() else 1
-    B_columns, B_steps = _factor(B, A, dtype)
-    C_columns, C_steps = _factor(C, A, dtype, twice)
-    columns = (*_scaled(A), *B_columns, *C_columns)
+    B_rows, B_steps = _factor(B, A, dtype)
+    C_rows, C_steps = _factor(C, A, dtype, twice)
     return Inputs(
         *flat,
         strides=np.array(strides, dtype=np.int64),
-        constants=np.stack(columns, axis=1, dtype=real, casting="same_kind"),
+        constants=_constants(_scaled(A), B_rows, C_rows, real),
         B_t=B_steps,
         C_t=C_steps,
         D=_vector(D, dtype),
@@ -188,6 +187,19 @@ def _inputs(
         written=written,
         zero=_NUMPY_STATE[dtype](0) if A.is_complex() else real(0),
     )
+
+
+def _constants(A: list[Array], B: Array, C: Array, real: Any) -> Array:
+    """(N, columns, D): those of A, then B's and C's, which are zero where these are not constant."""
+    n, channels = A[0].shape
+    parts = 2 if len(A) > 1 else 1
+    columns = np.zeros((n, len(A) + 2 * parts, channels), real)
+    for c, column in enumerate(A):
+        columns[:, c] = column
+    for c, rows in ((len(A), B), (len(A) + parts, C)):
+        if rows.size:
+            columns[:, c : c + parts] = rows.reshape(parts, n, channels).swapaxes(0, 1)
+    return columns
 
 
 def _flat(tensor: Tensor | None, dtype: torch.dtype) -> tuple[Array, tuple[int, ...]]:
@@ -231,16 +243,15 @@ def _state(tensor: Tensor | None, A: Tensor, dtype: torch.dtype) -> Array:
     return _as_rows(tensor, A, dtype).numpy()
 
 
-def _factor(X: Tensor, A: Tensor, dtype: torch.dtype, times: int = 1) -> tuple[list[Array], Array]:
-    """B or C times a number: its columns of the constants, (N, D) each, and the array per step."""
-    channels, n = A.shape
+def _factor(X: Tensor, A: Tensor, dtype: torch.dtype, times: int = 1) -> tuple[Array, Array]:
+    """B or C times a number: constant (R, D), or per step (B * L, G, R); the other is empty."""
     if X.dim() == 2:
         rows = _as_rows(X.transpose(0, 1), A, dtype, 0).mul(times).numpy()
-        return np.split(rows, rows.shape[0] // n), np.empty((0, 0, 0), rows.dtype)
+        return rows, np.empty((0, 0, 0), rows.dtype)
     groups = 1 if X.dim() == 3 else X.shape[2]
     rows = _as_rows(X.reshape(X.shape[0] * X.shape[1], groups, X.shape[-1]), A, dtype)
-    none = np.zeros((n, channels), _NUMPY[dtype])
-    return [none] * (_rows(A) // n), (rows if times == 1 else rows * times).numpy()
+    none = np.empty((0, 0), _NUMPY[dtype])
+    return none, (rows if times == 1 else rows * times).numpy()
 
 
 def _join(rows: Tensor, like: Tensor, A: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def shared(factor: Array, row: int, group: int, n: int) -> Any:
     return factor[row, group, n] if factor.size > 0 else factor.dtype.type(0)
 
 
-@inline
+@expand
 def load(source: Array, start: int, stride: int, out: Array, w: int) -> None:
     """out[:w] = source[start], source[start + stride], ..."""
     if stride == 1:
@@ -107,7 +107,7 @@ def load(source: Array, start: int, stride: int, out: Array, w: int) -> None:
             out[d] = source[start + d * stride]
 
 
-@inline
+@expand
 def store(row: Array, out: Array, start: int, w: int) -> None:
     """out[start : start + w] = row[:w]."""
     target = out[start : start + w]
@@ -171,7 +171,7 @@ def store_columns(values: Array, column: int, out: Array, d0: int, w: int) -> No
             store(values[n, at : at + W], out[p * N + n], d0, w)
 
 
-@inline
+@expand
 def step_size(row: Array, bias: Array, softplus: bool) -> None:
     """Turn delta into the step size, in place."""
     zero = row.dtype.type(0)
@@ -185,7 +185,7 @@ def step_size(row: Array, bias: Array, softplus: bool) -> None:
             row[d] += bias[d]
 
 
-@inline
+@expand
 def gate(row: Array, z: Array, log2e: Any) -> None:
     """Multiply by silu(z), in place."""
     two = row.dtype.type(2)
@@ -193,7 +193,7 @@ def gate(row: Array, z: Array, log2e: Any) -> None:
         row[d] *= z[d] / (expm1_base2(-z[d] * log2e) + two)
 
 
-@inline
+@expand
 def gate_backward(grad: Array, z: Array, grad_gate: Array, log2e: Any) -> None:
     """grad of gate(y, z): grad becomes that of y, grad_gate what times y is that of z."""
     one, two = grad.dtype.type(1), grad.dtype.type(2)
@@ -203,7 +203,7 @@ def gate_backward(grad: Array, z: Array, grad_gate: Array, log2e: Any) -> None:
         grad[d] *= z[d] * s
 
 
-@inline
+@expand
 def step_size_backward(grad: Array, step: Array, softplus: bool, log2e: Any) -> None:
     """Turn the gradient of the step size into that of delta, in place."""
     if softplus:
