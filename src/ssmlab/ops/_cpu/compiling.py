@@ -17,20 +17,14 @@ from numba import njit, types
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 
-from ssmlab.ops._cpu import maths, vectors
+from ssmlab.ops._cpu import maths
 from ssmlab.ops._cpu.maths import FLAGS
-from ssmlab.ops._cpu.vectors import WideCompiler
 
-_TARGET: Any = {"error_model": "numpy", "fastmath": FLAGS}
-OPTIONS: Any = {**_TARGET, "pipeline_class": WideCompiler}
-_INNER: Any = {
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-    "error_model": "numpy",
-    "pipeline_class": WideCompiler,
-}
+OPTIONS: Any = {"error_model": "numpy", "fastmath": FLAGS}
+_INNER: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 
-# For what kernels call.
+# For what kernels call now and then. A call counts its arrays in and out, atomically each: in a row
+# of 64 numbers that took longer than the numbers.
 inline: Any = njit(fastmath=FLAGS, **_INNER)
 # For what a loop calls: the loop becomes vector instructions only if nothing in it is a call.
 expand: Any = njit(fastmath=FLAGS, forceinline=True, **_INNER)
@@ -46,7 +40,7 @@ _addressed: list[Any] = []  # an address is good for as long as its function liv
 def kernel(*sources: str) -> Callable[[Any], Any]:
     """A decorator for a function that Python calls; ``sources`` are the files it is made of.
 
-    Besides these: this one and what it imports of ours, which belong to all.
+    Besides these: this one and ``maths``, which belong to all.
     """
 
     def decorate(function: Any) -> Any:
@@ -63,7 +57,7 @@ def address_of(function: Any, *sources: str) -> int:
 
     ``sources`` as for :func:`kernel`. What is compiled lives as long as the process.
     """
-    compiled: Any = CFunc(function, ((types.voidptr,), types.void), {}, _TARGET, WideCompiler)
+    compiled: Any = CFunc(function, ((types.voidptr,), types.void), {}, OPTIONS)
     with contextlib.suppress(RuntimeError):
         compiled._cache = _Cache(function, digest(*sources))
     compiled.compile()
@@ -73,7 +67,7 @@ def address_of(function: Any, *sources: str) -> int:
 
 def digest(*files: str) -> str:
     """Of what is in the files, in this order, and in those that all kernels are made of."""
-    common = (__file__, str(maths.__file__), str(vectors.__file__))
+    common = (__file__, str(maths.__file__))
     content = b"".join(Path(file).read_bytes() for file in (*common, *files))
     return hashlib.sha256(content).hexdigest()
 

@@ -186,10 +186,7 @@ def _backward(x: Inputs, grad_last: Array, grads: Gradients, task: Array) -> Non
 
 _kernel = kernel(
     __file__,
-    *(
-        str(m.__file__)
-        for m in (intrinsics, chunk, recurrence_complex, recurrence_real, tile)
-    ),
+    *(str(m.__file__) for m in (intrinsics, chunk, recurrence_complex, recurrence_real, tile)),
 )
 
 

@@ -37,51 +37,12 @@ def _step(state: Array, c: Array, own: Any, row: Array, B: Any, C: Any) -> None:
         row[Y + d] += now * with_own(C, own, _C + d)
 
 
-@expand
-def _take_four(factor: Array, row: int, group: int, n: int) -> Any:
-    f = factor[row, group]
-    return f[n], f[n + 1], f[n + 2], f[n + 3]
-
-
-@expand
-def _one(s: Array, c: Array, n: int, d: int, dl: Any, du: Any, B: Any) -> Any:
-    h = s[n * W + d]
-    now = expm1_base2(dl * c[n * _CONSTANTS + d]) * h + (h + du * B)
-    s[n * W + d] = now
-    return now
-
-
-@expand
-def _four(state: Array, c: Array, row: Array, B: Any, C: Any) -> None:
-    """A step of four states at once, with neither's own B or C."""
-    B0, B1, B2, B3 = B
-    C0, C1, C2, C3 = C
-    for d in range(W):
-        dl, du = row[DL + d], row[DU + d]
-        h0 = _one(state, c, 0, d, dl, du, B0)
-        h1 = _one(state, c, 1, d, dl, du, B1)
-        h2 = _one(state, c, 2, d, dl, du, B2)
-        h3 = _one(state, c, 3, d, dl, du, B3)
-        row[Y + d] = (((row[Y + d] + h0 * C0) + h1 * C1) + h2 * C2) + h3 * C3
-
-
 def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
     """Move the states through the steps of a chunk, adding to y."""
-    N = state.shape[0]
-    fours = 0 if place.const_B or place.const_C else N // 4 * 4
-    all_states, constants = state.ravel(), tile.constants.ravel()
     for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
         ask_for_row(x, place, i)
-        for n in range(0, fours, 4):
-            _four(
-                all_states[n * W :],
-                constants[n * _CONSTANTS :],
-                row,
-                _take_four(x.B_t, k, place.group_B, n),
-                _take_four(x.C_t, k, place.group_C, n),
-            )
-        for n in range(fours, N):
+        for n in range(state.shape[0]):
             s, c = state[n], tile.constants[n]
             B, C = shared(x.B_t, k, place.group_B, n), shared(x.C_t, k, place.group_C, n)
             if place.const_B or place.const_C:
@@ -134,6 +95,12 @@ def _four_again(state: Array, c: Array, row: Array, history: Array, B: Any, C: A
     return g0, g1, g2, g3
 
 
+@expand
+def _four(factor: Array, row: int, group: int, n: int) -> Any:
+    f = factor[row, group]
+    return f[n], f[n + 1], f[n + 2], f[n + 3]
+
+
 def again(
     x: Inputs,
     tile: Tile,
@@ -163,8 +130,8 @@ def again(
                 constants[n * _CONSTANTS :],
                 row,
                 steps[j * _HISTORY :],
-                _take_four(x.B_t, k, place.group_B, n),
-                _take_four(x.C_t, k, place.group_C, n),
+                _four(x.B_t, k, place.group_B, n),
+                _four(x.C_t, k, place.group_C, n),
             )
         for j in range(fours, states):
             n = n0 + j
@@ -253,8 +220,8 @@ def back(
                 constants[n * _CONSTANTS :],
                 row,
                 steps[j * _HISTORY :],
-                _take_four(x.B_t, k, place.group_B, n),
-                _take_four(x.C_t, k, place.group_C, n),
+                _four(x.B_t, k, place.group_B, n),
+                _four(x.C_t, k, place.group_C, n),
             )
         for j in range(fours, states):
             n = n0 + j
