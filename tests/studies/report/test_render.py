@@ -226,6 +226,13 @@ def test_a_row_far_off_does_not_crush_the_others(build: Build) -> None:
     assert "Scattering by far more, so with a spread of their own: width 8" in html
 
 
+def test_a_row_that_scatters_near_the_others_has_its_dot(build: Build) -> None:
+    out = build({"w8": (2.6, 3.5), "w16": (2.81, 2.8), "w32": (2.5, 2.51)})
+    html = write_report(out)["html"].read_text(encoding="utf-8")
+    assert "Scattering by far more, so with a spread of their own: width 8" in html
+    assert "the mean lies beyond the plot" not in html
+
+
 def test_report_of_a_study_with_nothing_done(build: Build) -> None:
     files = write_report(build({"w8": (None,), "w16": (None,), "w32": (None,)}))
     page = Page(files["html"].read_text(encoding="utf-8"))

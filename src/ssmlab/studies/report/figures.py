@@ -298,13 +298,18 @@ def _draw_row(
 
 
 def _dots_range(data: ReportData) -> tuple[float, float]:
-    """Room for all dots but those of rows that scatter by far more than the others, and for
-    intervals as far as they do not crush the dots."""
+    """Room for all dots, and for intervals as far as they do not crush the dots. Of rows that scatter
+    by far more than the others only those whose mean is not far from them."""
     own = {label for label, _ in data.spread.own} if data.spread is not None else set()
     rows = [row for row in data.rows if labels_text(row.labels, data.axes) not in own]
-    values = [t.val_ppl for row in rows for t in row.trials if t.val_ppl is not None]
-    values += [row.mean for row in rows if row.mean is not None]
-    low, high = min(values), max(values)
+    low, high = _dots_ends(rows)
+    reach = low - (high - low), high + (high - low)
+    rows = [
+        row
+        for row in data.rows
+        if row in rows or (row.mean is not None and reach[0] <= row.mean <= reach[1])
+    ]
+    low, high = _dots_ends(rows)
     room = (high - low) * 0.5 or 0.05 * high
     ends = [end for row in rows for end in (row.low, row.high) if end is not None]
     margin = 0.08 * (high - low) or 0.05 * high
@@ -312,6 +317,12 @@ def _dots_range(data: ReportData) -> tuple[float, float]:
         max(low - room, min([*ends, low]) - margin),
         min(high + room, max([*ends, high]) + margin),
     )
+
+
+def _dots_ends(rows: Sequence[RowView]) -> tuple[float, float]:
+    values = [t.val_ppl for row in rows for t in row.trials if t.val_ppl is not None]
+    values += [row.mean for row in rows if row.mean is not None]
+    return min(values), max(values)
 
 
 def _clipped_text(rows: Sequence[RowView], limits: tuple[float, float]) -> str:
