@@ -3,7 +3,8 @@
 Every tensor of a state has the batch as its first dimension.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -61,22 +62,31 @@ def read_rows(
         ) from error
 
 
+def _choose_prefill(model: LanguageModel) -> Callable[..., tuple[Tensor, LayerStates]]:
+    """The model's own, or one that gives the same and is faster."""
+    try:
+        from ssmlab.generation.cpu import reader
+    except Exception:  # a broken Numba fails in many ways; plain torch still works
+        return model.prefill
+    return model.prefill if reader.unsupported(model) else functools.partial(reader.read, model)
+
+
 def _read_rows(
     model: LanguageModel, rows: Sequence[Tensor], state: LayerStates, chunk: int
 ) -> tuple[Tensor, LayerStates]:
-    device = model.embedding.weight.device
+    device, prefill = model.embedding.weight.device, _choose_prefill(model)
     ended: dict[int, tuple[Tensor, LayerStates]] = {}
     active, position = list(range(len(rows))), 0
     while active:
         length = max(1, chunk // len(active))
         parts = [rows[row][position : position + length] for row in active]
         if all(len(part) == len(parts[0]) for part in parts):
-            logits, state = model.prefill(torch.stack(parts).to(device), state)
+            logits, state = prefill(torch.stack(parts).to(device), state)
         else:
             sizes = torch.tensor([0, *(len(part) for part in parts)])
             offsets = sizes.cumsum(0).to(device=device, dtype=torch.int32)
             packed = torch.cat(parts)[None].to(device)
-            logits, state = model.prefill(packed, state, cu_seqlens=offsets)
+            logits, state = prefill(packed, state, cu_seqlens=offsets)
         position += length
         done = [i for i, row in enumerate(active) if len(rows[row]) <= position]
         if len(done) == len(active) and not ended:

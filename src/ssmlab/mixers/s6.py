@@ -142,8 +142,10 @@ class S6(nn.Module):
 
         ``dtype`` is that of the activations; the state does not follow it below fp32.
         """
-        A = self._A()
-        return torch.zeros(batch_size, *A.shape, device=device or A.device, dtype=A.dtype)
+        A = self.A_log
+        wide = torch.promote_types(A.dtype, torch.float32)
+        kind = wide if self.A_imag is None else wide.to_complex()
+        return torch.zeros(batch_size, *A.shape, device=device or A.device, dtype=kind)
 
     def constants(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """A (D, K), and B and C (D, K) where they do not depend on the input, else None."""

@@ -18,7 +18,7 @@ from ssmlab.ops.causal_conv1d import kernels as convolution
 from ssmlab.ops.selective_scan.cpu import kernels as scan
 
 SRC = Path(compiling.__file__).parents[2]
-SHARED = ("ops/_cpu/compiling.py", "ops/_cpu/maths.py")
+SHARED = tuple(f"ops/_cpu/{name}.py" for name in ("compiling", "maths", "vectors"))
 INTRINSICS = "ops/_cpu/intrinsics.py"
 SCAN = ("kernels", "chunk", "recurrence_complex", "recurrence_real", "tile")
 SCAN_FILES = tuple(f"ops/selective_scan/cpu/{name}.py" for name in SCAN)

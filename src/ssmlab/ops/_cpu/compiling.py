@@ -17,17 +17,22 @@ from numba import njit, types
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 
-from ssmlab.ops._cpu import maths
+from ssmlab.ops._cpu import maths, vectors
 from ssmlab.ops._cpu.maths import FLAGS
+from ssmlab.ops._cpu.vectors import WideCompiler
 
 OPTIONS: Any = {"error_model": "numpy", "fastmath": FLAGS}
+OPTIONS_WIDE: Any = {**OPTIONS, "pipeline_class": WideCompiler}
 _INNER: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 
 # For what kernels call now and then. A call counts its arrays in and out, atomically each: in a row
 # of 64 numbers that took longer than the numbers.
 inline: Any = njit(fastmath=FLAGS, **_INNER)
+# The same with vectors of 512 bits, where there are any: see ``vectors``.
+inline_wide: Any = njit(fastmath=FLAGS, pipeline_class=WideCompiler, **_INNER)
 # For what a loop calls: the loop becomes vector instructions only if nothing in it is a call.
 expand: Any = njit(fastmath=FLAGS, forceinline=True, **_INNER)
+expand_wide: Any = njit(fastmath=FLAGS, forceinline=True, pipeline_class=WideCompiler, **_INNER)
 # For sums, of which the compiler may choose the order.
 SUM_FLAGS = FLAGS | {"reassoc"}
 inline_sum: Any = njit(fastmath=SUM_FLAGS, **_INNER)
@@ -40,7 +45,7 @@ _addressed: list[Any] = []  # an address is good for as long as its function liv
 def kernel(*sources: str) -> Callable[[Any], Any]:
     """A decorator for a function that Python calls; ``sources`` are the files it is made of.
 
-    Besides these: this one and ``maths``, which belong to all.
+    Besides these: this one and those it imports, which belong to all.
     """
 
     def decorate(function: Any) -> Any:
@@ -67,7 +72,7 @@ def address_of(function: Any, *sources: str) -> int:
 
 def digest(*files: str) -> str:
     """Of what is in the files, in this order, and in those that all kernels are made of."""
-    common = (__file__, str(maths.__file__))
+    common = (__file__, str(maths.__file__), str(vectors.__file__))
     content = b"".join(Path(file).read_bytes() for file in (*common, *files))
     return hashlib.sha256(content).hexdigest()
 

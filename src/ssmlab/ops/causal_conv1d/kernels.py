@@ -17,7 +17,7 @@ Shape letters: B batch, L length, D channels, W width (taps).
 
 import numpy as np
 
-from ssmlab.ops._cpu.compiling import inline, kernel
+from ssmlab.ops._cpu.compiling import inline, inline_wide, kernel
 from ssmlab.ops.causal_conv1d import elements
 from ssmlab.ops.causal_conv1d.elements import at, load, sigmoid, store
 
@@ -26,7 +26,7 @@ COLS = 512
 GROUP = 4
 
 
-@inline
+@inline_wide
 def _sum(d, base, rows, w, like, one):
     """base + the sum of w[k] * rows[k] over a group of rows, at channel ``d``."""
     r0, r1, r2, r3 = rows
@@ -36,14 +36,14 @@ def _sum(d, base, rows, w, like, one):
     return s + load(w, d + 3 * COLS, one) * load(r3, d, like)
 
 
-@inline
+@inline_wide
 def _combine(out, base, rows, w, n, like, out_like, one):
     """out = base + the sum over a group."""
     for d in range(n):
         store(out, d, _sum(d, base, rows, w, like, one), out_like)
 
 
-@inline
+@inline_wide
 def _combine_silu(out, base, rows, w, n, like, one):
     """out = silu(s), s being what ``_combine`` gives."""
     for d in range(n):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssmlab.ops._cpu.compiling import expand, inline
+from ssmlab.ops._cpu.compiling import expand, expand_wide, inline
 from ssmlab.ops._cpu.intrinsics import LINE, prefetch, prefetch_to_write
 from ssmlab.ops.selective_scan.cpu.tile import (
     Array,
@@ -89,7 +89,7 @@ def start_tile(x: Inputs, tile: Tile, d0: int, w: int) -> None:
     load_vector(x.bias, d0, tile.bias, w)
 
 
-@expand
+@expand_wide
 def _load_rows(
     source: Array,
     strides: Array,
@@ -134,7 +134,7 @@ def ask_for_row(x: Inputs, place: Place, i: int) -> None:
                 prefetch_to_write(out, start + d)
 
 
-@expand
+@expand_wide
 def load_chunk(x: Inputs, tile: Tile, first: tuple, count: int, w: int) -> None:
     """Fill U, Z, DL, DU and Y (with D u) for the steps from ``first`` = (b, t, d0) on."""
     rows, D = tile.rows, tile.D
@@ -149,7 +149,7 @@ def load_chunk(x: Inputs, tile: Tile, first: tuple, count: int, w: int) -> None:
             row[Y + d] = D[d] * row[U + d]
 
 
-@expand
+@expand_wide
 def store_chunk(x: Inputs, tile: Tile, y: Array, at: int, count: int, w: int) -> None:
     """Gate Y and write it, the first row to y[at :]."""
     channels = x.constants.shape[2]

@@ -15,7 +15,7 @@ from numba import types
 from numba.extending import overload
 
 from ssmlab.ops._cpu import intrinsics
-from ssmlab.ops._cpu.compiling import OPTIONS, inline, kernel
+from ssmlab.ops._cpu.compiling import OPTIONS, OPTIONS_WIDE, inline, inline_wide, kernel
 from ssmlab.ops._cpu.intrinsics import take
 from ssmlab.ops.selective_scan.cpu import chunk, recurrence_complex, recurrence_real, tile
 from ssmlab.ops.selective_scan.cpu.chunk import (
@@ -78,7 +78,7 @@ def _choose(x: Any, real: Callable[..., None], complex_: Callable[..., None]) ->
 _overload = functools.partial(overload, jit_options=OPTIONS, strict=False)
 
 
-@_overload(advance)
+@_overload(advance, jit_options=OPTIONS_WIDE)
 def _advance(x, tile, place, state):
     return _choose(x, recurrence_real.advance, recurrence_complex.advance)
 
@@ -93,7 +93,7 @@ def _back(x, tile, place, state, history, gB_t, n0, states):
     return _choose(x, recurrence_real.back, recurrence_complex.back)
 
 
-@inline
+@inline_wide
 def _forward(x: Inputs, y: Array, last: Array, task: Array) -> None:
     channels, group_B, group_C = x.constants.shape[2], task[GROUP_B], task[GROUP_C]
     const_B, const_C = x.B_t.size == 0, x.C_t.size == 0

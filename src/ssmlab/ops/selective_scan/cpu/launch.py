@@ -36,8 +36,13 @@ def forward(
     cu_seqlens: Tensor | None,
     delta_softplus: bool,
     save: bool,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the last state and (if ``save``) the states that the backward pass starts from."""
+    """y, the last state and (if ``save``) the states that the backward pass starts from.
+
+    y is written to ``out`` if that is given: contiguous, of the dtype that is computed in. It may be
+    u or delta, whose rows are read before those of y are written.
+    """
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     dtype = compute_dtype(*tensors)
     plan = make_plan(u, A.shape[1], B, C, cu_seqlens)
@@ -45,7 +50,7 @@ def forward(
     # Packed sequences keep fewer states than their total length allows.
     kept[plan.states_kept :].zero_()
     chunk = chunk_length(A.shape[1]) if save else 0
-    y = torch.empty(u.shape, dtype=dtype)
+    y = torch.empty(u.shape, dtype=dtype) if out is None else out
     last = torch.empty((len(plan.sequences), u.shape[2], _rows(A)), dtype=dtype)
     y_flat, last_array = y.view(-1).numpy(), last.numpy()
     x = _inputs(plan, dtype, (y_flat,), None, kept, chunk, *tensors, delta_softplus)
@@ -193,12 +198,12 @@ def _constants(A: list[Array], B: Array, C: Array, real: Any) -> Array:
     """(N, columns, D): those of A, then B's and C's, which are zero where these are not constant."""
     n, channels = A[0].shape
     parts = 2 if len(A) > 1 else 1
-    columns = np.zeros((n, len(A) + 2 * parts, channels), real)
+    columns = np.empty((n, len(A) + 2 * parts, channels), real)
     for c, column in enumerate(A):
         columns[:, c] = column
     for c, rows in ((len(A), B), (len(A) + parts, C)):
-        if rows.size:
-            columns[:, c : c + parts] = rows.reshape(parts, n, channels).swapaxes(0, 1)
+        constant = rows.reshape(parts, n, channels).swapaxes(0, 1) if rows.size else 0
+        columns[:, c : c + parts] = constant
     return columns
 
 

@@ -8,7 +8,7 @@ Shapes: N state, K steps of a chunk, W channels of a tile.
 
 from typing import Any
 
-from ssmlab.ops._cpu.compiling import expand
+from ssmlab.ops._cpu.compiling import expand, expand_wide
 from ssmlab.ops._cpu.maths import expm1_base2
 from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y, ask_for_row
 from ssmlab.ops.selective_scan.cpu.tile import (
@@ -27,7 +27,7 @@ _CONSTANTS, _STATE, _HISTORY = 3 * W, 5 * W, 2 * W  # from a state to the next
 _PAST, _FADE = 0, W  # of the history; going back, the state's gradient takes the place of the past
 
 
-@expand
+@expand_wide
 def _step(state: Array, c: Array, own: Any, row: Array, B: Any, C: Any) -> None:
     for d in range(W):
         h = state[_H + d]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import overload
 
-from ssmlab.ops._cpu.compiling import expand, expand_sum, inline
+from ssmlab.ops._cpu.compiling import expand, expand_sum, expand_wide, inline
 from ssmlab.ops._cpu.maths import exp, expm1_base2, log1p_unit
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -95,7 +95,7 @@ def shared(factor: Array, row: int, group: int, n: int) -> Any:
     return factor[row, group, n] if factor.size > 0 else factor.dtype.type(0)
 
 
-@expand
+@expand_wide
 def load(source: Array, start: int, stride: int, out: Array, w: int) -> None:
     """out[:w] = source[start], source[start + stride], ..."""
     if stride == 1:
@@ -107,7 +107,7 @@ def load(source: Array, start: int, stride: int, out: Array, w: int) -> None:
             out[d] = source[start + d * stride]
 
 
-@expand
+@expand_wide
 def store(row: Array, out: Array, start: int, w: int) -> None:
     """out[start : start + w] = row[:w]."""
     target = out[start : start + w]
@@ -171,7 +171,7 @@ def store_columns(values: Array, column: int, out: Array, d0: int, w: int) -> No
             store(values[n, at : at + W], out[p * N + n], d0, w)
 
 
-@expand
+@expand_wide
 def step_size(row: Array, bias: Array, softplus: bool) -> None:
     """Turn delta into the step size, in place."""
     zero = row.dtype.type(0)
@@ -185,7 +185,7 @@ def step_size(row: Array, bias: Array, softplus: bool) -> None:
             row[d] += bias[d]
 
 
-@expand
+@expand_wide
 def gate(row: Array, z: Array, log2e: Any) -> None:
     """Multiply by silu(z), in place."""
     two = row.dtype.type(2)

@@ -1,0 +1,190 @@
+"""Reading texts on the CPU, in memory shared by all blocks, against the model's own ``prefill``."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmlab.generation.cpu import reader
+from ssmlab.generation.cpu.norm import add_norm
+from ssmlab.generation.states import read_rows
+from ssmlab.models import LanguageModel
+from ssmlab.ops.causal_conv1d import cpu as convolution
+from ssmlab.ops.selective_scan.cpu import launch as scan
+
+from .conftest import build, ids
+from .test_decoder import VARIANTS
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def offsets(*lengths: int) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+
+
+def assert_same(got, want) -> None:
+    torch.testing.assert_close(got[0], want[0], **CLOSE)
+    for a, b in zip(got[1], want[1], strict=True):
+        torch.testing.assert_close(a.conv, b.conv, **CLOSE)
+        torch.testing.assert_close(a.ssm, b.ssm, **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_is_the_models_own_prefill(variant, threads, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    model = build(**VARIANTS[variant])
+    assert reader.unsupported(model) is None
+    for batch, length in ((1, 1), (1, 70), (3, 19)):
+        tokens = ids(batch, length) % model.config.vocab_size
+        _, before = model.prefill(tokens)
+        for state in (model.init_state(batch), before):
+            assert_same(reader.read(model, tokens, state), model.prefill(tokens, state))
+
+
+@torch.no_grad()
+def test_packed_texts_of_any_length(model) -> None:
+    cu_seqlens = offsets(1, 40, 2, 17)
+    tokens = ids(1, 60)
+    _, state = model.prefill(ids(4, 5))
+    got = reader.read(model, tokens, state, cu_seqlens)
+    assert got[0].shape == (4, model.config.vocab_size)
+    assert_same(got, model.prefill(tokens, state, cu_seqlens=cu_seqlens))
+
+
+@torch.no_grad()
+def test_one_block_alone() -> None:
+    model = build(n_layers=1)
+    assert_same(reader.read(model, ids(2, 9), model.init_state(2)), model.prefill(ids(2, 9)))
+
+
+@torch.no_grad()
+def test_the_same_bits_every_time_and_what_is_given_stays(model) -> None:
+    _, state = model.prefill(ids(2, 6))
+    copies = [(s.conv.clone(), s.ssm.clone()) for s in state]
+    first = reader.read(model, ids(2, 30), state)
+    again = reader.read(model, ids(2, 30), state)
+    assert torch.equal(first[0], again[0])
+    for a, b in zip(first[1], again[1], strict=True):
+        assert torch.equal(a.conv, b.conv)
+        assert torch.equal(a.ssm, b.ssm)
+        # Memory of its own: the next text must not write over it.
+        assert a.ssm.data_ptr() != b.ssm.data_ptr()
+        assert a.conv.data_ptr() != b.conv.data_ptr()
+    for (conv, ssm), now in zip(copies, state, strict=True):
+        assert torch.equal(conv, now.conv)
+        assert torch.equal(ssm, now.ssm)
+
+
+@torch.no_grad()
+def test_nan_stays_in_its_text() -> None:
+    model = build()
+    model.embedding.weight[7] = torch.nan
+    tokens = ids(2, 12).clamp(min=8)
+    tokens[0, 3] = 7
+    logits, _ = reader.read(model, tokens, model.init_state(2))
+    assert logits[0].isnan().all()
+    # Tied: the head has the broken token too.
+    assert logits[1].isnan().sum() == 1
+
+
+@torch.no_grad()
+def test_weights_count_as_they_are_now() -> None:
+    model = build()
+    reader.read(model, ids(1, 5), model.init_state(1))
+    for parameter in model.parameters():
+        parameter.mul_(1.1)
+    assert_same(reader.read(model, ids(1, 5), model.init_state(1)), model.prefill(ids(1, 5)))
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[int]:
+    """One entry for each use."""
+    uses: list[int] = []
+    own = reader.read
+
+    def read(*args, **kwargs):
+        uses.append(1)
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(reader, "read", read)
+    return uses
+
+
+def rows(model: LanguageModel):
+    return read_rows(model, [ids(9), ids(4, seed=2)], model.init_state(2))
+
+
+def test_is_used_where_it_can_be(reads) -> None:
+    model = build()
+    want = rows(model)
+    assert not reads  # with gradients
+    with torch.no_grad():
+        assert_same(rows(model), want)
+        assert reads
+
+
+class Doubled(nn.Linear):
+    """A layer that somebody changed."""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "change", ["hook", "forward", "autocast", "bfloat16", "kind", "layer norm"]
+)
+def test_other_models_are_read_by_themselves(change: str, reads) -> None:
+    model, seen = build(**({"norm": "layer"} if change == "layer norm" else {})), []
+    block = model.layers[1].mixer
+    if change == "hook":
+        block.out_proj.register_forward_hook(lambda *_: seen.append(1))
+    elif change == "forward":
+        block.forward = lambda *args, **kw: (
+            seen.append(1) or type(block).forward(block, *args, **kw)
+        )
+    elif change == "bfloat16":
+        model.bfloat16()
+    elif change == "kind":
+        block.in_proj = Doubled(16, 64, bias=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=change == "autocast"):
+        rows(model)
+    assert not reads
+    assert bool(seen) == (change in ("hook", "forward"))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (40, 33), (70, 128)])
+@pytest.mark.parametrize("with_pending", [True, False])
+def test_add_norm(shape: tuple[int, int], with_pending: bool) -> None:
+    g = torch.Generator().manual_seed(0)
+    pending, residual = torch.randn(2, *shape, generator=g)
+    weight = torch.randn(shape[1], generator=g)
+    total = residual + pending if with_pending else residual.clone()
+    y = torch.empty(shape)
+    add_norm(pending if with_pending else None, residual, weight, 1e-3, y)
+    assert torch.equal(residual, total)
+    torch.testing.assert_close(y, F.rms_norm(total, shape[1:], weight, 1e-3))
+
+
+@pytest.mark.parametrize("place", ["u", "delta", "own"])
+def test_the_scan_writes_where_it_is_told(place: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    batch, length, channels, n = 2, 75, 70, 3
+    u, delta, z = torch.randn(3, batch, length, channels, generator=g)
+    A = -torch.rand(channels, n, generator=g)
+    B, C = torch.randn(2, batch, length, n, generator=g)
+    args = (A, B, C, torch.ones(channels), z, torch.zeros(channels), None, None, True, False)
+    want, last, _ = scan.forward(u, delta, *args)
+    out = {"u": u, "delta": delta, "own": torch.empty_like(u)}[place]
+    y, state, _ = scan.forward(u, delta, *args, out=out)
+    assert y.data_ptr() == out.data_ptr()
+    assert torch.equal(y, want)
+    assert torch.equal(state, last)
+
+
+def test_the_convolution_writes_where_it_is_told() -> None:
+    x, weight = torch.randn(2, 9, 12), torch.randn(12, 4)
+    out = torch.empty_like(x)
+    want = convolution.forward(x, weight, None, None, None, None, True)
+    y = convolution.forward(x, weight, None, None, None, None, True, out=out)
+    assert y.data_ptr() == out.data_ptr()
+    assert torch.equal(y, want)
