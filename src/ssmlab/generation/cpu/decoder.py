@@ -31,10 +31,10 @@ def unsupported(model: LanguageModel) -> str | None:
     """Why this decoder cannot run ``model``; None if it can."""
     if os.name != "posix":
         return "it needs a POSIX system"
-    on_cpu = model.embedding.weight.device.type == "cpu"
-    if not on_cpu or any(p.dtype != torch.float32 for p in model.parameters()):
+    on_cpu, weights = model.embedding.weight.device.type == "cpu", list(model.parameters())
+    if not on_cpu or any(p.dtype != torch.float32 for p in weights):
         return "it needs float32 weights on the CPU"
-    if not all(p.is_contiguous() for p in model.parameters()):
+    if not all(p.is_contiguous() for p in weights):
         return "it needs contiguous weights"
     return not_plain_mamba(model)
 

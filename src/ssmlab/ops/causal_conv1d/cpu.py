@@ -28,7 +28,7 @@ _ELEMENT = {
 
 # A thread's share: below this many elements handing over costs more than it saves.
 _GRAIN = 1 << 15
-_SHARES_PER_THREAD = 4
+_SHARES_PER_THREAD = 2
 
 
 def forward(
