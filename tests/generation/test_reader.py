@@ -90,6 +90,19 @@ def test_nan_stays_in_its_text() -> None:
 
 
 @torch.no_grad()
+def test_other_default_types_and_states_of_another_type(model) -> None:
+    tokens, state = ids(2, 2), model.prefill(ids(2, 5))[1]
+    want = model.prefill(tokens, state)
+    wide = [type(s)(s.conv.double(), s.ssm.double()) for s in state]
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = reader.read(model, tokens, wide)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same(got, want)  # the dtypes, too
+
+
+@torch.no_grad()
 def test_weights_count_as_they_are_now() -> None:
     model = build()
     reader.read(model, ids(1, 5), model.init_state(1))

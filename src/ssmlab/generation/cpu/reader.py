@@ -68,7 +68,7 @@ def read(
     """
     batch, length = input_ids.shape
     if cu_seqlens is None:
-        last = torch.arange(1, batch + 1) * length - 1
+        last = torch.arange(1, batch + 1, device=input_ids.device) * length - 1
     else:
         last = cu_seqlens[1:].long() - 1
     residual, pending = F.embedding(input_ids.flatten(), model.embedding.weight), None
@@ -93,7 +93,7 @@ def _make_buffers(model: LanguageModel, tokens: int) -> _Buffers:
     channels = block.d_inner(width)
     signals = block.dt_rank(width) + 2 * block.ssm.d_state
     sizes = width, 2 * channels, channels, signals, channels, width
-    return _Buffers(*(torch.empty(tokens, size) for size in sizes))
+    return _Buffers(*(model.embedding.weight.new_empty(tokens, size) for size in sizes))
 
 
 def _mix(
@@ -112,31 +112,28 @@ def _mix(
     _, _, x, signals, delta, _ = buffers
     channels = x.shape[1]
     if gated:
-        inputs, z = (
-            _product(buffers.normed, mixer.in_proj, buffers.xz).view(*shape, -1).chunk(2, -1)
-        )
+        xz = _product(buffers.normed, mixer.in_proj, buffers.xz)
+        inputs, z = xz.view(*shape, -1).chunk(2, -1)
     else:
-        memory = buffers.xz.view(-1)[: x.numel()].view_as(x)
-        inputs, z = (
-            _product(buffers.normed, mixer.in_proj, memory, 0, channels).view(*shape, -1),
-            None,
-        )
-    weight = conv1d.weight.squeeze(1)
+        half = buffers.xz.view(-1)[: x.numel()].view_as(x)
+        inputs = _product(buffers.normed, mixer.in_proj, half, 0, channels).view(*shape, -1)
+        z = None
+    weight, past = conv1d.weight.squeeze(1), before.conv.float()
     convolved = convolution.forward(
-        *(inputs, weight, conv1d.bias, before.conv, cu_seqlens, None, True), out=x.view(*shape, -1)
+        *(inputs, weight, conv1d.bias, past, cu_seqlens, None, True), out=x.view(*shape, -1)
     )
     rank, n, _, _ = ssm.sizes
     _product(x, ssm.x_proj, signals)
     torch.mm(signals[:, :rank], ssm.dt_proj.weight.t(), out=delta)
     _, B, C = signals.view(*shape, -1).split((rank, n, n), dim=-1)
-    steps, bias = delta.view(*shape, -1), ssm.dt_proj.bias
+    steps, bias, state = delta.view(*shape, -1), ssm.dt_proj.bias, before.ssm.float()
     _, last, _ = scan.forward(
-        *(convolved, steps, ssm.constants()[0], B, C, ssm.D, z, bias, before.ssm, cu_seqlens),
+        *(convolved, steps, ssm.constants()[0], B, C, ssm.D, z, bias, state, cu_seqlens),
         delta_softplus=True,
         save=False,
         out=steps,
     )
-    return MambaState(final_state(inputs, weight.shape[1], before.conv, cu_seqlens), last)
+    return MambaState(final_state(inputs, weight.shape[1], past, cu_seqlens), last)
 
 
 def _last_output(mixer: Mamba, buffers: _Buffers, rows: Tensor) -> Tensor:
