@@ -138,8 +138,8 @@ def test_is_used_where_it_can_be(reads) -> None:
         assert reads
 
 
-class Doubled(nn.Linear):
-    """A layer that somebody changed."""
+class OwnLinear(nn.Linear):
+    """A layer of somebody's own, which might do anything."""
 
 
 @torch.no_grad()
@@ -158,7 +158,7 @@ def test_other_models_are_read_by_themselves(change: str, reads) -> None:
     elif change == "bfloat16":
         model.bfloat16()
     elif change == "kind":
-        block.in_proj = Doubled(16, 64, bias=False)
+        block.in_proj = OwnLinear(16, 64, bias=False)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=change == "autocast"):
         rows(model)
     assert not reads

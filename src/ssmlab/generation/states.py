@@ -64,6 +64,8 @@ def read_rows(
 
 def _choose_prefill(model: LanguageModel) -> Callable[..., tuple[Tensor, LayerStates]]:
     """The model's own, or one that gives the same and is faster."""
+    if model.embedding.weight.device.type != "cpu":
+        return model.prefill  # without a second for Numba's import
     try:
         from ssmlab.generation.cpu import reader
     except Exception:  # a broken Numba fails in many ways; plain torch still works
