@@ -2,15 +2,12 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmlab.generation.cpu import reader
-from ssmlab.generation.cpu.norm import add_norm
 from ssmlab.generation.states import read_rows
 from ssmlab.models import LanguageModel
-from ssmlab.ops.causal_conv1d import cpu as convolution
-from ssmlab.ops.selective_scan.cpu import launch as scan
+from ssmlab.ops._cpu import threads
 
 from .conftest import build, ids
 from .test_decoder import VARIANTS
@@ -30,10 +27,10 @@ def assert_same(got, want) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_is_the_models_own_prefill(variant, threads, monkeypatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+def test_is_the_models_own_prefill(variant, count, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
     model = build(**VARIANTS[variant])
     assert reader.unsupported(model) is None
     for batch, length in ((1, 1), (1, 70), (3, 19)):
@@ -41,6 +38,15 @@ def test_is_the_models_own_prefill(variant, threads, monkeypatch) -> None:
         _, before = model.prefill(tokens)
         for state in (model.init_state(batch), before):
             assert_same(reader.read(model, tokens, state), model.prefill(tokens, state))
+
+
+@torch.no_grad()
+def test_without_torchs_own_threads(model, monkeypatch) -> None:
+    want = reader.read(model, ids(2, 40), model.init_state(2))
+    monkeypatch.setattr(threads, "find_team", lambda: None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    got = reader.read(model, ids(2, 40), model.init_state(2))
+    assert torch.equal(got[0], want[0])
 
 
 @torch.no_grad()
@@ -163,41 +169,3 @@ def test_other_models_are_read_by_themselves(change: str, reads) -> None:
         rows(model)
     assert not reads
     assert bool(seen) == (change in ("hook", "forward"))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (40, 33), (70, 128)])
-@pytest.mark.parametrize("with_pending", [True, False])
-def test_add_norm(shape: tuple[int, int], with_pending: bool) -> None:
-    g = torch.Generator().manual_seed(0)
-    pending, residual = torch.randn(2, *shape, generator=g)
-    weight = torch.randn(shape[1], generator=g)
-    total = residual + pending if with_pending else residual.clone()
-    y = torch.empty(shape)
-    add_norm(pending if with_pending else None, residual, weight, 1e-3, y)
-    assert torch.equal(residual, total)
-    torch.testing.assert_close(y, F.rms_norm(total, shape[1:], weight, 1e-3))
-
-
-@pytest.mark.parametrize("place", ["u", "delta", "own"])
-def test_the_scan_writes_where_it_is_told(place: str) -> None:
-    g = torch.Generator().manual_seed(0)
-    batch, length, channels, n = 2, 75, 70, 3
-    u, delta, z = torch.randn(3, batch, length, channels, generator=g)
-    A = -torch.rand(channels, n, generator=g)
-    B, C = torch.randn(2, batch, length, n, generator=g)
-    args = (A, B, C, torch.ones(channels), z, torch.zeros(channels), None, None, True, False)
-    want, last, _ = scan.forward(u, delta, *args)
-    out = {"u": u, "delta": delta, "own": torch.empty_like(u)}[place]
-    y, state, _ = scan.forward(u, delta, *args, out=out)
-    assert y.data_ptr() == out.data_ptr()
-    assert torch.equal(y, want)
-    assert torch.equal(state, last)
-
-
-def test_the_convolution_writes_where_it_is_told() -> None:
-    x, weight = torch.randn(2, 9, 12), torch.randn(12, 4)
-    out = torch.empty_like(x)
-    want = convolution.forward(x, weight, None, None, None, None, True)
-    y = convolution.forward(x, weight, None, None, None, None, True, out=out)
-    assert y.data_ptr() == out.data_ptr()
-    assert torch.equal(y, want)

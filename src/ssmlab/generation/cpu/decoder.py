@@ -4,7 +4,6 @@ Shapes: B rows, M model width, D channels, N state, W taps, V vocabulary.
 """
 
 import functools
-import math
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ssmlab.blocks.mamba import Mamba, MambaState
 from ssmlab.generation.cpu import kernel
+from ssmlab.generation.cpu.constants import make_constants
 from ssmlab.mixers.s6 import S6
 from ssmlab.models.language_model import LanguageModel, LayerStates
 from ssmlab.models.plain import not_plain_mamba
@@ -52,8 +52,8 @@ class CpuDecoder:
 
     def __init__(self, model: LanguageModel, state: LayerStates) -> None:
         self.model = model
-        self._copies: list[Tensor] = []
-        self._table = np.array([self._addresses(layer) for layer in model.layers], np.int64)
+        self._kept: list[Any] = []
+        self._table = self._make_table()
         channels = model.config.mamba.d_inner(model.config.d_model)
         self.threads = max(1, min(torch.get_num_threads(), channels // LINE))
         self._set_state(state)
@@ -163,32 +163,35 @@ class CpuDecoder:
             rows=_cuts(size.vocabulary, threads),
         )
 
+    def _make_table(self) -> Any:
+        A, taps = make_constants(self.model)
+        table = np.array([self._addresses(layer) for layer in self.model.layers], np.int64)
+        for column, array in ((kernel.A, A), (kernel.CONV, taps)):
+            table[:, column] = array.ctypes.data + np.arange(len(array)) * array.strides[0]
+            self._kept.append(array)
+        return table
+
     def _addresses(self, layer: Any) -> list[int]:
+        """A row of the table, without what is made anew."""
         mixer: Mamba = layer.mixer
         ssm = mixer.ssm
         assert isinstance(ssm, S6)
         assert ssm.x_proj is not None
-        A_log = ssm.A_log.detach()
-        scaled = (-torch.exp(A_log.double()) / math.log(2)).float().t().contiguous()
-        taps = mixer.conv1d.weight.detach().squeeze(1).t().contiguous()
-        self._copies += [scaled, taps]
         tensors: dict[int, Tensor | None] = {
             kernel.NORM: layer.norm.weight,
             kernel.IN: mixer.in_proj.weight,
             kernel.IN_BIAS: mixer.in_proj.bias,
-            kernel.CONV: taps,
             kernel.CONV_BIAS: mixer.conv1d.bias,
             kernel.X: ssm.x_proj.weight,
             kernel.DT: ssm.dt_proj.weight,
             kernel.DT_BIAS: ssm.dt_proj.bias,
-            kernel.A: scaled,
             kernel.SKIP: ssm.D,
             kernel.OUT: mixer.out_proj.weight,
             kernel.OUT_BIAS: mixer.out_proj.bias,
         }
-        kept = [tensors[column] for column in range(kernel.COLUMNS)]
+        kept = [tensors.get(column) for column in range(kernel.COLUMNS)]
         # A view keeps the memory alive even if the model is given other parameters meanwhile.
-        self._copies += [tensor.detach() for tensor in kept if tensor is not None]
+        self._kept += [tensor.detach() for tensor in kept if tensor is not None]
         return [0 if tensor is None else tensor.data_ptr() for tensor in kept]
 
 

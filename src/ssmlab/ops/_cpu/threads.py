@@ -16,7 +16,7 @@ import torch
 from ssmlab.ops._cpu.team import find_team
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
-_Entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_Entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # calling one gives the interpreter's lock away
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
@@ -61,3 +61,17 @@ def run_tasks(run: Callable[[int], None], count: int) -> None:
         # On an error too: no helper may still write to arrays that the caller is about to free.
         for future in futures:
             future.result()
+
+
+def run_entry(entry: int, argument: int, count: int) -> None:
+    """Call void f(void *), which is at an address, with ``argument`` on ``count`` threads at most.
+
+    Fewer may come, so these calls must share out the work by themselves.
+    """
+    threads = min(torch.get_num_threads(), count)
+    team = find_team() if threads > 1 else None
+    if team is not None:
+        team.start(entry, argument, threads, 0)
+        return
+    function = _Entry(entry)
+    run_tasks(lambda _: function(argument), threads)

@@ -39,16 +39,12 @@ def forward(
     cu_seqlens: Tensor | None,
     seq_idx: Tensor | None,
     silu: bool,
-    out: Tensor | None = None,
 ) -> Tensor:
-    """y (B, L, D) of x's dtype; shapes and dtypes are checked already.
-
-    It is written to ``out`` if that is given: contiguous, of the sums' dtype, apart from x.
-    """
+    """y (B, L, D) of x's dtype; shapes and dtypes are checked already."""
     dtype = accumulation_dtype(x, weight, bias)
     given, x = x.dtype, _rows(x, dtype)
     taps, offset, state = _parameters(weight, bias, initial_state, x, dtype)
-    y = torch.empty(x.shape, dtype=x.dtype) if out is None else out
+    y = torch.empty(x.shape, dtype=x.dtype)
     _launch(
         kernels.forward,
         x,

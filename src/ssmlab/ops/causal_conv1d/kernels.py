@@ -151,7 +151,8 @@ def _sum_older_groups(t, padded, segment, scratch, n, like, one):
 
 
 @inline
-def _forward_block(task, shape, bounds, skip, source, addresses, like, one):
+def forward_block(task, shape, bounds, skip, source, addresses, like, one):
+    """Of one task, what ``forward`` does."""
     rows, length, channels, width, silu = shape
     taps, bias, state, y = addresses
     row0, row1, col0, n = _block(task, rows, channels)
@@ -284,7 +285,7 @@ _kernel = kernel(__file__, str(elements.__file__))
 def forward(first, end, shape, bounds, skip, source, addresses, like, one):
     """Run the tasks first, ..., end - 1."""
     for task in range(first, end):
-        _forward_block(task, shape, bounds, skip, source, addresses, like, one)
+        forward_block(task, shape, bounds, skip, source, addresses, like, one)
 
 
 @_kernel

@@ -94,7 +94,8 @@ def _back(x, tile, place, state, history, gB_t, n0, states):
 
 
 @inline_wide
-def _forward(x: Inputs, y: Array, last: Array, task: Array) -> None:
+def forward_task(x: Inputs, y: Array, last: Array, task: Array) -> None:
+    """Of one task, what ``forward`` does."""
     channels, group_B, group_C = x.constants.shape[2], task[GROUP_B], task[GROUP_C]
     const_B, const_C = x.B_t.size == 0, x.C_t.size == 0
     N, R = x.constants.shape[0], last.shape[2]
@@ -196,7 +197,7 @@ def forward(x: Inputs, y: Array, last: Array, tasks: Array, taken: Array) -> Non
     """Write y, the last states and, if x.chunk > 0, the states at the ends of chunks."""
     i = take(taken)
     while i < tasks.shape[0]:
-        _forward(x, y, last, tasks[i])
+        forward_task(x, y, last, tasks[i])
         i = take(taken)
 
 

@@ -36,13 +36,8 @@ def forward(
     cu_seqlens: Tensor | None,
     delta_softplus: bool,
     save: bool,
-    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the last state and (if ``save``) the states that the backward pass starts from.
-
-    y is written to ``out`` if that is given: contiguous, of the dtype that is computed in. It may be
-    u or delta, whose rows are read before those of y are written.
-    """
+    """y, the last state and (if ``save``) the states that the backward pass starts from."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     dtype = compute_dtype(*tensors)
     plan = make_plan(u, A.shape[1], B, C, cu_seqlens)
@@ -50,7 +45,7 @@ def forward(
     # Packed sequences keep fewer states than their total length allows.
     kept[plan.states_kept :].zero_()
     chunk = chunk_length(A.shape[1]) if save else 0
-    y = torch.empty(u.shape, dtype=dtype) if out is None else out
+    y = torch.empty(u.shape, dtype=dtype)
     last = torch.empty((len(plan.sequences), u.shape[2], _rows(A)), dtype=dtype)
     y_flat, last_array = y.view(-1).numpy(), last.numpy()
     x = _inputs(plan, dtype, (y_flat,), None, kept, chunk, *tensors, delta_softplus)

@@ -46,7 +46,7 @@ def make_plan(u: Tensor, n: int, B: Tensor, C: Tensor, cu_seqlens: Tensor | None
     bounds = None
     if cu_seqlens is not None:
         bounds = tuple(sequence_bounds("selective_scan", cu_seqlens, length))
-    return _plan(batch, length, channels, n, _groups(B), _groups(C), bounds)
+    return plan_of(batch, length, channels, n, _groups(B), _groups(C), bounds)
 
 
 def _groups(X: Tensor) -> int:
@@ -54,15 +54,16 @@ def _groups(X: Tensor) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(
+def plan_of(
     batch: int,
     length: int,
     channels: int,
     n: int,
-    groups_B: int,
-    groups_C: int,
-    bounds: tuple[int, ...] | None,
+    groups_B: int = 1,
+    groups_C: int = 1,
+    bounds: tuple[int, ...] | None = None,
 ) -> Plan:
+    """The plan for these sizes; ``bounds`` (S+1,) are those of packed sequences."""
     if bounds is None:
         spans = [(b, 0, length) for b in range(batch)]
     else:
