@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from ssmlab.ops._cpu.maths import exp, expm1_base2, log1p_unit, product_error, turn
+from ssmlab.ops._cpu.maths import exp, expm1_base2, fade, log1p_unit, product_error, turn
 
 DTYPES = [np.float32, np.float64]
 
@@ -14,6 +14,15 @@ DTYPES = [np.float32, np.float64]
 @njit
 def _expm1(x):
     return np.array([expm1_base2(v) for v in x])
+
+
+@njit
+def _fade(x, h):
+    out = np.empty_like(x)
+    for i in range(0, x.size, 4):
+        four = (x[i], x[i + 1], x[i + 2], x[i + 3]), (h[i], h[i + 1], h[i + 2], h[i + 3])
+        out[i], out[i + 1], out[i + 2], out[i + 3] = fade(*four)
+    return out
 
 
 @njit
@@ -54,6 +63,28 @@ def test_expm1_base2_far_away(dtype: type) -> None:
     assert ends[0] == ends[1] == -1
     assert ends[2] == ends[3] > 1e38
     assert np.isnan(ends[4])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fade(dtype: type) -> None:
+    size = np.logspace(-12, math.log10(100), 2000)
+    x = np.concatenate([-size, size, [-126, 126, 0, -0.5]]).astype(dtype)
+    h = np.random.default_rng(0).uniform(0.5, 1, x.size).astype(dtype)
+    exact = np.exp2(x.astype(np.longdouble)) * h
+    assert (np.abs(_fade(x, h) - exact) / exact).max() < 1.5 * np.finfo(dtype).eps
+    assert np.isnan(_fade(np.full(4, np.nan, dtype), h)).all()
+    assert np.isnan(_fade(x, np.full(x.size, np.nan, dtype))).all()
+
+
+def test_what_fade_adds_up_over_many_steps() -> None:
+    """A memory of 20000 steps: the roundings must not have a preferred sign."""
+    x = -np.random.default_rng(0).uniform(0, 1e-4, (20000, 4)).astype(np.float32)
+    h = np.ones(4, np.float32)
+    for step in x:
+        h = _fade(step, h)
+    exact = np.exp2(x.astype(np.float64).sum(axis=0))
+    # 20000 roundings of 3e-8 at random add up to 4e-6.
+    assert np.abs(h / exact - 1).max() < 2e-5
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -118,6 +118,26 @@ def test_growing_states() -> None:
     assert_same(run(arguments, "cpu"), run(arguments, "reference"), 1e-11)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exponents_out_of_range_here_and_there(dtype: torch.dtype, sign: int) -> None:
+    """A chunk with such a step is computed another way than its neighbours."""
+    length, channels = 100, 70
+    g = torch.Generator().manual_seed(0)
+    u, delta = torch.rand(2, 1, length, channels, generator=g, dtype=dtype)
+    B, C = torch.randn(2, 1, length, 5, generator=g, dtype=dtype)
+    A = -torch.rand(channels, 5, generator=g, dtype=dtype)
+    delta[0, [3, 40, 99], [1, 66, 2]] = 1e4 * sign
+    if sign < 0:
+        A[[1, 66, 2]] *= -1  # still a decay
+    y, last = selective_scan(u, delta, A, B, C, return_last_state=True, backend="cpu")
+    exact = [t.double() for t in (u, delta, A, B, C)]
+    want, want_last = selective_scan(*exact, return_last_state=True, backend="reference")
+    limit = 1e-5 if dtype == torch.float32 else 1e-12
+    assert relative_error(y, want) < limit
+    assert relative_error(last, want_last) < limit
+
+
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_nan_goes_forward_in_time_and_stays_in_its_channel(is_complex: bool) -> None:
     arguments = make(Case(1, 40, 70, 2, is_complex=is_complex))

@@ -26,10 +26,30 @@ _MAGIC4 = _f4(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, kept in
 _MAGIC8 = 6755399441055744.0  # 1.5 * 2^52
 # With the bias of an exponent in it, those low bits are the exponent of a power of 2.
 _POWER4, _POWER8 = _MAGIC4 + _f4(127.0), np.float64(_MAGIC8 + 1023.0)
+_SHIFT4 = np.int32(23)
+# (2^f - 1) / f for |f| <= 1/2, float32.
+_POWER_OF_2 = (
+    _f4(0.6931471879266919),
+    _f4(0.24022649794964424),
+    _f4(0.05550357433635818),
+    _f4(0.0096182374940667),
+    _f4(0.0013390735477726407),
+    _f4(0.0001540351265262521),
+)
 
 
 def expm1_base2(x: Any) -> Any:
     """2^x - 1. Below -126 (-1022 for float64) it is -1; above 127 (1023) only large."""
+    raise NotImplementedError("compiled code only")
+
+
+def fade(x: Any, h: Any) -> Any:
+    """2^x h for four numbers at once (tuples), with -126 <= x <= 126, as exact as with 2^x - 1.
+
+    Side by side: one exponential is a chain of a dozen operations that wait for each other, and a
+    processor looks ahead only so far. Four abreast take a third less time on AMD's Zen, a tenth on
+    newer Intel ones.
+    """
     raise NotImplementedError("compiled code only")
 
 
@@ -76,6 +96,81 @@ def _expm1_base2(x: Any) -> Any:
     return expm1_base2
 
 
+def _times_plus(a: Any, b: Any, c: Any) -> Any:
+    """a b + c for four a and b and one c."""
+    raise NotImplementedError("compiled code only")
+
+
+@_expand(_times_plus)
+def _times_plus_overload(a: Any, b: Any, c: Any) -> Any:
+    def times_plus(a: Any, b: Any, c: Any) -> Any:
+        return a[0] * b[0] + c, a[1] * b[1] + c, a[2] * b[2] + c, a[3] * b[3] + c
+
+    return times_plus
+
+
+@_expand(fade)
+def _fade(x: Any, h: Any) -> Any:
+    if x.dtype.bitwidth == 64:
+
+        def double(x: Any, h: Any) -> Any:
+            return (
+                _fade_one(x[0], h[0]),
+                _fade_one(x[1], h[1]),
+                _fade_one(x[2], h[2]),
+                _fade_one(x[3], h[3]),
+            )
+
+        return double
+    c0, c1, c2, c3, c4, c5 = _POWER_OF_2
+
+    def single(x: Any, h: Any) -> Any:
+        x0, x1, x2, x3 = x
+        h0, h1, h2, h3 = h
+        s0, s1, s2, s3 = x0 + _POWER4, x1 + _POWER4, x2 + _POWER4, x3 + _POWER4
+        f0, f1 = x0 - (s0 - _POWER4), x1 - (s1 - _POWER4)
+        f2, f3 = x2 - (s2 - _POWER4), x3 - (s3 - _POWER4)
+        f = f0, f1, f2, f3
+        p = _times_plus((c5, c5, c5, c5), f, c4)
+        p = _times_plus(p, f, c3)
+        p = _times_plus(p, f, c2)
+        p = _times_plus(p, f, c1)
+        p0, p1, p2, p3 = _times_plus(p, f, c0)
+        # 2^f h, rounded once; the power of 2 then rounds nothing.
+        m0, m1 = p0 * (f0 * h0) + h0, p1 * (f1 * h1) + h1
+        m2, m3 = p2 * (f2 * h2) + h2, p3 * (f3 * h3) + h3
+        return _scale(s0) * m0, _scale(s1) * m1, _scale(s2) * m2, _scale(s3) * m3
+
+    return single
+
+
+def _fade_one(x: Any, h: Any) -> Any:
+    """2^x h for one number in float64."""
+    raise NotImplementedError("compiled code only")
+
+
+@_expand(_fade_one)
+def _fade_one_overload(x: Any, h: Any) -> Any:
+    def fade_one(x: Any, h: Any) -> Any:
+        scale, q = _power(x, 0.0)
+        return scale * (q * h + h)
+
+    return fade_one
+
+
+def _scale(shifted: Any) -> Any:
+    """2^n for the integer n in the low bits of ``shifted`` = n + _POWER4."""
+    raise NotImplementedError("compiled code only")
+
+
+@_expand(_scale)
+def _scale_overload(shifted: Any) -> Any:
+    def scale(shifted: Any) -> Any:
+        return np.int32(np.float32(shifted).view(np.int32) << _SHIFT4).view(np.float32)
+
+    return scale
+
+
 @_expand(exp)
 def _exp(x: Any) -> Any:
     log2e, rest = _LOG2E4 if x.bitwidth == 32 else _LOG2E8
@@ -97,9 +192,7 @@ def _power(x: Any, tail: Any) -> Any:
 def _power_overload(x: Any, tail: Any) -> Any:
     if x.bitwidth == 32:
         low, top = _f4(-126.0), (_POWER4 + _f4(127.0)).view(np.int32)
-        c0, c1, c2 = _f4(0.6931471879266919), _f4(0.24022649794964424), _f4(0.05550357433635818)
-        c3, c4, c5 = _f4(0.0096182374940667), _f4(0.0013390735477726407), _f4(0.0001540351265262521)
-        shift = np.int32(23)
+        c0, c1, c2, c3, c4, c5 = _POWER_OF_2
 
         def single(x: Any, tail: Any) -> Any:
             # Written so that NaN fails the comparison and goes on as NaN.
@@ -112,7 +205,7 @@ def _power_overload(x: Any, tail: Any) -> Any:
             p = p * f + c2
             p = p * f + c1
             p = p * f + c0
-            return np.int32(bits << shift).view(np.float32), p * f
+            return np.int32(bits << _SHIFT4).view(np.float32), p * f
 
         return single
 

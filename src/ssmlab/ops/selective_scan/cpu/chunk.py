@@ -49,6 +49,8 @@ class Tile(NamedTuple):
     D: Array  # (W,)
     bias: Array  # (W,)
     rows: Array  # (K, columns * W)
+    reach: Array  # (W,), the largest |A| log2(e) of a channel's states
+    furthest: Array  # (W,), room for a chunk's largest step size
 
 
 class Place(NamedTuple):
@@ -73,6 +75,8 @@ def new_tile(x: Inputs, steps: int, columns: int) -> Tile:
         np.zeros(W, dtype),
         np.zeros(W, dtype),
         np.zeros((steps, columns * W), dtype),
+        np.zeros(W, dtype),
+        np.zeros(W, dtype),
     )
 
 
@@ -87,6 +91,11 @@ def start_tile(x: Inputs, tile: Tile, d0: int, w: int) -> None:
     load_constants(x.constants, d0, tile.constants, w)
     load_vector(x.D, d0, tile.D, w)
     load_vector(x.bias, d0, tile.bias, w)
+    zero(tile.reach)
+    for n in range(tile.constants.shape[0]):
+        for d in range(W):
+            size = abs(tile.constants[n, d])
+            tile.reach[d] = size if size > tile.reach[d] else tile.reach[d]
 
 
 @expand_wide

@@ -9,7 +9,7 @@ Shapes: N state, K steps of a chunk, W channels of a tile.
 from typing import Any
 
 from ssmlab.ops._cpu.compiling import expand, expand_wide
-from ssmlab.ops._cpu.maths import expm1_base2
+from ssmlab.ops._cpu.maths import expm1_base2, fade
 from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y, ask_for_row
 from ssmlab.ops.selective_scan.cpu.tile import (
     Array,
@@ -24,6 +24,8 @@ from ssmlab.ops.selective_scan.cpu.tile import (
 _A, _B, _C = 0, W, 2 * W  # columns of the constants
 _H, _CARRY, _GA, _GB, _GC = 0, W, 2 * W, 3 * W, 4 * W  # of a state
 _CONSTANTS, _STATE, _HISTORY = 3 * W, 5 * W, 2 * W  # from a state to the next
+_Q = W // 4
+_NEAR = 126  # the range of ``fade``
 _PAST, _FADE = 0, W  # of the history; going back, the state's gradient takes the place of the past
 
 
@@ -37,8 +39,49 @@ def _step(state: Array, c: Array, own: Any, row: Array, B: Any, C: Any) -> None:
         row[Y + d] += now * with_own(C, own, _C + d)
 
 
+@expand_wide
+def _step_near(state: Array, c: Array, row: Array, B: Any, C: Any) -> None:
+    """``_step`` with neither's own B or C, where no exponent is out of the range of ``fade``."""
+    for d in range(_Q):
+        e, f, g = d + _Q, d + 2 * _Q, d + 3 * _Q
+        h0, h1, h2, h3 = fade(
+            (
+                row[DL + d] * c[_A + d],
+                row[DL + e] * c[_A + e],
+                row[DL + f] * c[_A + f],
+                row[DL + g] * c[_A + g],
+            ),
+            (state[_H + d], state[_H + e], state[_H + f], state[_H + g]),
+        )
+        h0, h1 = h0 + row[DU + d] * B, h1 + row[DU + e] * B
+        h2, h3 = h2 + row[DU + f] * B, h3 + row[DU + g] * B
+        state[_H + d], state[_H + e], state[_H + f], state[_H + g] = h0, h1, h2, h3
+        row[Y + d] += h0 * C
+        row[Y + e] += h1 * C
+        row[Y + f] += h2 * C
+        row[Y + g] += h3 * C
+
+
+@expand_wide
+def _is_near(tile: Tile, steps: int) -> bool:
+    """Whether all exponents of a chunk are in the range of ``fade``; one that is NaN may be."""
+    furthest = tile.furthest
+    for d in range(W):
+        furthest[d] = abs(tile.rows[0, DL + d])
+    for i in range(1, steps):
+        row = tile.rows[i]
+        for d in range(W):
+            step = abs(row[DL + d])
+            furthest[d] = step if step > furthest[d] else furthest[d]
+    near = True
+    for d in range(W):
+        near &= not furthest[d] * tile.reach[d] > _NEAR
+    return near
+
+
 def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
     """Move the states through the steps of a chunk, adding to y."""
+    near = _is_near(tile, place.steps)
     for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
         ask_for_row(x, place, i)
@@ -47,6 +90,8 @@ def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
             B, C = shared(x.B_t, k, place.group_B, n), shared(x.C_t, k, place.group_C, n)
             if place.const_B or place.const_C:
                 _step(s, c, c, row, B, C)
+            elif near:
+                _step_near(s, c, row, B, C)
             else:
                 _step(s, c, None, row, B, C)
 
