@@ -9,7 +9,7 @@ Shapes: N state, K steps of a chunk, W channels of a tile.
 from typing import Any
 
 from ssmlab.ops._cpu.compiling import expand, expand_wide
-from ssmlab.ops._cpu.maths import expm1_base2, fade
+from ssmlab.ops._cpu.maths import expm1_base2, expm1_four, fade_four
 from ssmlab.ops.selective_scan.cpu.chunk import DL, DU, GDL, GDU, GY, Place, Tile, Y, ask_for_row
 from ssmlab.ops.selective_scan.cpu.tile import (
     Array,
@@ -25,7 +25,7 @@ _A, _B, _C = 0, W, 2 * W  # columns of the constants
 _H, _CARRY, _GA, _GB, _GC = 0, W, 2 * W, 3 * W, 4 * W  # of a state
 _CONSTANTS, _STATE, _HISTORY = 3 * W, 5 * W, 2 * W  # from a state to the next
 _Q = W // 4
-_NEAR = 126  # the range of ``fade``
+_NEAR = 126  # the range of ``fade_four``
 _PAST, _FADE = 0, W  # of the history; going back, the state's gradient takes the place of the past
 
 
@@ -41,10 +41,10 @@ def _step(state: Array, c: Array, own: Any, row: Array, B: Any, C: Any) -> None:
 
 @expand_wide
 def _step_near(state: Array, c: Array, row: Array, B: Any, C: Any) -> None:
-    """``_step`` with neither's own B or C, where no exponent is out of the range of ``fade``."""
+    """``_step`` with neither's own B or C, where no exponent is out of the range of ``fade_four``."""
     for d in range(_Q):
         e, f, g = d + _Q, d + 2 * _Q, d + 3 * _Q
-        h0, h1, h2, h3 = fade(
+        h0, h1, h2, h3 = fade_four(
             (
                 row[DL + d] * c[_A + d],
                 row[DL + e] * c[_A + e],
@@ -64,7 +64,7 @@ def _step_near(state: Array, c: Array, row: Array, B: Any, C: Any) -> None:
 
 @expand_wide
 def _is_near(tile: Tile, steps: int) -> bool:
-    """Whether all exponents of a chunk are in the range of ``fade``; one that is NaN may be."""
+    """Whether all exponents of a chunk are in the range of ``fade_four``; one that is NaN may be."""
     furthest = tile.furthest
     for d in range(W):
         furthest[d] = abs(tile.rows[0, DL + d])
@@ -113,11 +113,9 @@ def _add_to_y(state: Array, own: Any, row: Array, C: Any) -> None:
 
 
 @expand
-def _one_again(s: Array, c: Array, history: Array, n: int, d: int, dl: Any, du: Any, B: Any) -> Any:
-    h = s[n * _STATE + d]
-    e = expm1_base2(dl * c[n * _CONSTANTS + d])
+def _one_again(s: Array, history: Array, n: int, d: int, e: Any, h: Any, kick: Any) -> Any:
     history[n * _HISTORY + _PAST + d], history[n * _HISTORY + _FADE + d] = h, e
-    now = e * h + (h + du * B)
+    now = e * h + (h + kick)
     s[n * _STATE + d] = now
     return now
 
@@ -130,10 +128,19 @@ def _four_again(state: Array, c: Array, row: Array, history: Array, B: Any, C: A
     g0 = g1 = g2 = g3 = row.dtype.type(0)
     for d in range(W):
         dl, du, gy = row[DL + d], row[DU + d], row[GY + d]
-        h0 = _one_again(state, c, history, 0, d, dl, du, B0)
-        h1 = _one_again(state, c, history, 1, d, dl, du, B1)
-        h2 = _one_again(state, c, history, 2, d, dl, du, B2)
-        h3 = _one_again(state, c, history, 3, d, dl, du, B3)
+        e0, e1, e2, e3 = expm1_four(
+            (
+                dl * c[d],
+                dl * c[_CONSTANTS + d],
+                dl * c[2 * _CONSTANTS + d],
+                dl * c[3 * _CONSTANTS + d],
+            )
+        )
+        p0, p1, p2, p3 = state[d], state[_STATE + d], state[2 * _STATE + d], state[3 * _STATE + d]
+        h0 = _one_again(state, history, 0, d, e0, p0, du * B0)
+        h1 = _one_again(state, history, 1, d, e1, p1, du * B1)
+        h2 = _one_again(state, history, 2, d, e2, p2, du * B2)
+        h3 = _one_again(state, history, 3, d, e3, p3, du * B3)
         g0, g1 = add_product(g0, gy, h0), add_product(g1, gy, h1)
         g2, g3 = add_product(g2, gy, h2), add_product(g3, gy, h3)
         row[Y + d] = (((row[Y + d] + h0 * C0) + h1 * C1) + h2 * C2) + h3 * C3
