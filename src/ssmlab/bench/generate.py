@@ -24,7 +24,7 @@ from ssmlab.generation.states import read_rows
 from ssmlab.models.language_model import LanguageModel
 from ssmlab.models.plain import not_plain_mamba
 
-_WARMUP = 4  # steps before the clock: the third is recorded on a GPU
+_WARMUP = 12  # steps before the clock: a GPU records the third, a CPU tries two ways in ten
 
 
 def random_model(name: str, device: torch.device, dtype: torch.dtype) -> LanguageModel:

@@ -12,6 +12,7 @@ import numba
 import pytest
 from numba.core import caching
 
+from ssmlab.generation.cpu import constants, reading
 from ssmlab.generation.cpu import kernel as decoder
 from ssmlab.ops._cpu import compiling
 from ssmlab.ops.causal_conv1d import kernels as convolution
@@ -73,21 +74,37 @@ def test_stored_code_is_found_until_a_source_changes(folder: Path) -> None:
         (convolution.forward, CONVOLUTION_FILES),
         (convolution.backward, CONVOLUTION_FILES),
         (decoder.decode, (DECODER_FILES[0], INTRINSICS, *DECODER_FILES[1:])),
+        (constants._transform, ("generation/cpu/constants.py", INTRINSICS, DECODER_FILES[2])),
     ],
 )
 def test_sources_of_the_kernels(kernel: Any, own: tuple[str, ...]) -> None:
     """They are all files that the kernel's modules take functions from, but those of all kernels."""
     paths = [str(SRC / file) for file in own]
     assert kernel._cache._sources == compiling.digest(*paths)
-    files = {*paths, *(str(SRC / file) for file in SHARED)}
-    modules = [sys.modules[f"ssmlab.{f.removesuffix('.py').replace('/', '.')}"] for f in own]
-    called = {
+    assert called_by(*paths) <= {*paths, *(str(SRC / file) for file in SHARED)}
+
+
+@pytest.mark.parametrize("function", [reading.norm, reading.convolve, reading.scan])
+def test_sources_of_what_reads_prompts(function: Any) -> None:
+    paths = reading.sources(function)
+    own = {
         value.py_func.__code__.co_filename
-        for module in modules
-        for value in vars(module).values()
+        for name, value in vars(reading).items()
+        if name in function.__code__.co_names and hasattr(value, "py_func")
+    }
+    called = own | called_by(*paths[1:])
+    assert called <= {*paths, *(str(SRC / file) for file in SHARED)}
+
+
+def called_by(*paths: str) -> set[str]:
+    """The files of the compiled functions that modules name."""
+    names = [str(Path(path).relative_to(SRC).with_suffix("")).replace("/", ".") for path in paths]
+    return {
+        value.py_func.__code__.co_filename
+        for name in names
+        for value in vars(sys.modules[f"ssmlab.{name}"]).values()
         if hasattr(value, "py_func")
     }
-    assert called <= files
 
 
 @pytest.mark.parametrize("shared", SHARED)

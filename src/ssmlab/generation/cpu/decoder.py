@@ -6,6 +6,7 @@ Shapes: B rows, M model width, D channels, N state, W taps, V vocabulary.
 import functools
 import os
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.blocks.mamba import Mamba, MambaState
-from ssmlab.generation.cpu import kernel
+from ssmlab.generation.cpu import fetching, kernel
 from ssmlab.generation.cpu.constants import make_constants
 from ssmlab.mixers.s6 import S6
 from ssmlab.models.language_model import LanguageModel, LayerStates
@@ -56,14 +57,20 @@ class CpuDecoder:
         self._table = self._make_table()
         channels = model.config.mamba.d_inner(model.config.d_model)
         self.threads = max(1, min(torch.get_num_threads(), channels // LINE))
+        self._weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
         self._set_state(state)
 
     def step(self, input_ids: Tensor) -> Tensor:
         """input_ids (B,) int64 -> logits (B, V) of the token after each, in fresh memory."""
         with _lock():
             self._buffers.ids[:] = input_ids.detach().numpy()
+            way = self._trial.way() if self._trial else 0
+            self._sizes = self._sizes._replace(ahead=way)
+            start = time.perf_counter()
             if not self._run_on_team():
                 self._run_on_pool()
+            if self._trial:
+                self._trial.add(way, time.perf_counter() - start)
         return torch.from_numpy(self._buffers.logits.copy())
 
     def _run_on_team(self) -> bool:
@@ -134,7 +141,9 @@ class CpuDecoder:
             len(self._table),
             batch,
             threads,
+            ahead=0,
         )
+        self._trial = fetching.find_trial(self._weight_bytes, batch, threads)
         signals = size.rank + 2 * size.states
 
         def empty(*shape: int) -> Any:

@@ -33,7 +33,7 @@ _LOG2E = np.float32(1.4426950408889634)
 
 
 class Sizes(NamedTuple):
-    """M, D, N, R, W and V of the model, how many blocks, B, T."""
+    """M, D, N, R, W and V of the model, how many blocks, B, T, ``ahead`` of ``matvec.product``."""
 
     model: int
     channels: int
@@ -44,6 +44,7 @@ class Sizes(NamedTuple):
     blocks: int
     batch: int
     threads: int
+    ahead: int
 
 
 class Buffers(NamedTuple):
@@ -146,7 +147,7 @@ def _add_parts(parts: Any, residual: Any) -> None:
 @compiling.kernel(*SOURCES)
 def decode(x: Buffers, sizes: Sizes, thread: int) -> None:
     """Thread ``thread``'s part of one step: x.ids -> x.logits, states moved on."""
-    M, D, N, R, W, _, blocks, batch, threads = sizes
+    M, D, N, R, W, _, blocks, batch, threads, ahead = sizes
     d0, d1 = x.slices[thread], x.slices[thread + 1]
     residual, normed = x.residual[thread], x.normed[thread]
     low_rank, signals = x.low_rank[thread], x.signals[thread]
@@ -157,8 +158,8 @@ def decode(x: Buffers, sizes: Sizes, thread: int) -> None:
         at = x.table[block]
         _normalise(residual, carray(pointer(at[NORM]), (M,)), x.eps[0], normed)
         w_in = carray(pointer(at[IN]), (2 * D, M))
-        product(w_in, d0, d1, 0, M, normed, 0, x.xz)
-        product(w_in, D + d0, D + d1, 0, M, normed, 0, x.xz)
+        product(w_in, d0, d1, 0, M, normed, 0, x.xz, ahead)
+        product(w_in, D + d0, D + d1, 0, M, normed, 0, x.xz, ahead)
         if at[IN_BIAS] != 0:
             bias = carray(pointer(at[IN_BIAS]), (2 * D,))
             for b in range(batch):
@@ -169,11 +170,11 @@ def decode(x: Buffers, sizes: Sizes, thread: int) -> None:
         b_conv = carray(pointer(at[CONV_BIAS] if has_bias else at[CONV]), (D,))
         for b in range(batch):
             _convolve(x.xz[b], x.conv[block, b], w_conv, b_conv, has_bias, d0, d1)
-        product(carray(pointer(at[X]), (S, D)), 0, S, d0, d1, x.xz, d0, low_rank)
+        product(carray(pointer(at[X]), (S, D)), 0, S, d0, d1, x.xz, d0, low_rank, ahead)
         barrier(x.counter, threads)
         signals[:, :] = np.float32(0)
         _add_parts(x.low_rank, signals)
-        product(carray(pointer(at[DT]), (D, R)), d0, d1, 0, R, signals, 0, x.delta)
+        product(carray(pointer(at[DT]), (D, R)), d0, d1, 0, R, signals, 0, x.delta, ahead)
         A_, skip = carray(pointer(at[A]), (N, D)), carray(pointer(at[SKIP]), (D,))
         b_dt = carray(pointer(at[DT_BIAS]), (D,))
         for b in range(batch):
@@ -192,7 +193,7 @@ def decode(x: Buffers, sizes: Sizes, thread: int) -> None:
             )
         barrier(x.counter, threads)
         m0, m1 = x.widths[thread], x.widths[thread + 1]
-        product(carray(pointer(at[OUT]), (M, D)), m0, m1, 0, D, x.xz, 0, x.out)
+        product(carray(pointer(at[OUT]), (M, D)), m0, m1, 0, D, x.xz, 0, x.out, ahead)
         barrier(x.counter, threads)
         for b in range(batch):
             for m in range(M):
@@ -203,7 +204,7 @@ def decode(x: Buffers, sizes: Sizes, thread: int) -> None:
                 for m in range(M):
                     residual[b, m] += bias[m]
     _normalise(residual, x.norm_f, x.eps[0], normed)
-    product(x.head, x.rows[thread], x.rows[thread + 1], 0, M, normed, 0, x.logits)
+    product(x.head, x.rows[thread], x.rows[thread + 1], 0, M, normed, 0, x.logits, ahead)
 
 
 # Numbers at the start of a call's table; then come Sizes, then the addresses of Buffers.
@@ -236,6 +237,7 @@ def enter(argument: Any) -> None:
         call[_SIZES + 6],
         call[_SIZES + 7],
         call[_SIZES + 8],
+        call[_SIZES + 9],
     )
     if call_int(call[SIZE_OF_TEAM]) != s.threads:
         call[TOO_FEW] = 1

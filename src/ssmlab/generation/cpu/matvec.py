@@ -4,7 +4,8 @@ The matrix is read once, row after row; the vectors stay in the first cache. Rea
 for few vectors, and rows next to each other come at half the speed if they are read at once; so only
 where there are many vectors do four rows meet four of them at a time, each number read used sixteen
 times a load. The processor foresees one long read, not parts of rows, nor rows with much to do in
-between: there it is told what comes next.
+between: there it is told what comes next. Some processors gain by being told of whole rows too
+(a third on Intel's of 2023), others lose by it (a fifth on AMD's of 2017): see ``fetching``.
 
 Shapes: B vectors, K columns.
 """
@@ -14,7 +15,8 @@ from typing import Any
 from ssmlab.ops._cpu.compiling import inline, inline_sum
 from ssmlab.ops._cpu.intrinsics import LINE, prefetch
 
-_AHEAD = 2  # rows
+_AHEAD = 2  # rows, where it is always told
+ALWAYS_TOLD = 4  # vectors, from which on there is so much to do between rows
 _MANY = 12  # vectors, from which on arithmetic sets the pace
 
 
@@ -70,10 +72,24 @@ def _fetch(row: Any) -> None:
 
 
 @inline
-def product(weight: Any, first: int, end: int, k0: int, k1: int, x: Any, x0: int, out: Any) -> None:
-    """out[b, r] = weight[r, k0:k1] . x[b, x0 : x0 + k1 - k0], for first <= r < end and all b."""
+def product(
+    weight: Any,
+    first: int,
+    end: int,
+    k0: int,
+    k1: int,
+    x: Any,
+    x0: int,
+    out: Any,
+    ahead: int,
+) -> None:
+    """out[b, r] = weight[r, k0:k1] . x[b, x0 : x0 + k1 - k0], for first <= r < end and all b.
+
+    ``ahead`` is how far before their use whole rows are asked for, in numbers; 0 does not ask.
+    """
     batch, width = x.shape[0], k1 - k0
-    told = batch >= 4 or width < weight.shape[1]
+    told = batch >= ALWAYS_TOLD or width < weight.shape[1]
+    rows = _AHEAD if told else (max(1, ahead // width) if ahead > 0 else 0)
     whole = batch // 4 * 4
     r = first
     if batch >= _MANY:
@@ -101,8 +117,8 @@ def product(weight: Any, first: int, end: int, k0: int, k1: int, x: Any, x0: int
             r += 4
     while r < end:
         row = weight[r, k0:k1]
-        if told and r + _AHEAD < end:
-            _fetch(weight[r + _AHEAD, k0:k1])
+        if rows > 0 and r + rows < end:
+            _fetch(weight[r + rows, k0:k1])
         for b in range(0, whole, 4):
             a0, a1, a2, a3 = _dot_1x4(
                 row,

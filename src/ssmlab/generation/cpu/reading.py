@@ -173,15 +173,20 @@ def scan(argument: Any) -> None:
         task = take(at[SCAN_TAKEN:])
 
 
-_SOURCES: dict[Callable[[Any], None], tuple[Any, ...]] = {
+_MADE_OF: dict[Callable[[Any], None], tuple[Any, ...]] = {
     norm: (),
     convolve: (convolution, elements),
     scan: (selective_scan, chunk, recurrence_complex, recurrence_real, tile),
 }
 
 
+def sources(function: Callable[[Any], None]) -> tuple[str, ...]:
+    """The files that one of the three is compiled from."""
+    modules = (intrinsics, sync, *_MADE_OF[function])
+    return (__file__, *(str(module.__file__) for module in modules))
+
+
 @functools.cache
 def entry(function: Callable[[Any], None]) -> int:
     """Where C finds one of the three."""
-    modules = (intrinsics, sync, *_SOURCES[function])
-    return address_of(function, __file__, *(str(module.__file__) for module in modules))
+    return address_of(function, *sources(function))
