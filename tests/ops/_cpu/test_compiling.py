@@ -1,6 +1,7 @@
 """Compiled code on disk: found again, not after a change of any source, never in the way."""
 
 import importlib.util
+import inspect
 import os
 import subprocess
 import sys
@@ -87,12 +88,10 @@ def test_sources_of_the_kernels(kernel: Any, own: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("function", [reading.norm, reading.convolve, reading.scan])
 def test_sources_of_what_reads_prompts(function: Any) -> None:
     paths = reading.sources(function)
-    own = {
-        value.py_func.__code__.co_filename
-        for name, value in vars(reading).items()
-        if name in function.__code__.co_names and hasattr(value, "py_func")
-    }
-    called = own | called_by(*paths[1:])
+    named = [vars(reading)[name] for name in function.__code__.co_names if name in vars(reading)]
+    own = {v.py_func.__code__.co_filename for v in named if hasattr(v, "py_func")}
+    modules = {v.__file__ for v in named if inspect.ismodule(v) and v.__name__.startswith("ssmlab")}
+    called = own | modules | called_by(*paths[1:])
     assert called <= {*paths, *(str(SRC / file) for file in SHARED)}
 
 
