@@ -40,21 +40,24 @@ def make_constants(model: LanguageModel) -> tuple[Array, Array]:
         taps.append(mixer.conv1d.weight)
     channels, states = ssms[0].shape
     blocks, width = len(ssms), taps[0].shape[2]
-    addresses = np.array(
-        [[tensor.data_ptr() for tensor in kind] for kind in (ssms, taps)], np.int64
-    )
+    given = np.array([[tensor.data_ptr() for tensor in kind] for kind in (ssms, taps)], np.int64)
     A = np.empty((blocks, states, channels), np.float32)
     out = np.empty((blocks, width, channels), np.float32)
     taken = np.zeros(1, np.int64)
     tasks = blocks * -(-channels // _CHANNELS)
     run_tasks(
-        lambda _: _transform(addresses, A, out, taken, tasks), min(torch.get_num_threads(), tasks)
+        lambda _: _transform(given, A, out, taken, tasks), min(torch.get_num_threads(), tasks)
     )
     return A, out
 
 
+def addresses(array: Array) -> Array:
+    """Where the parts of an array (blocks, ...) lie, one for each block."""
+    return array.ctypes.data + np.arange(len(array)) * array.strides[0]
+
+
 @kernel(__file__, *(str(m.__file__) for m in (intrinsics, sync)))
-def _transform(addresses: Any, A: Any, taps: Any, taken: Any, tasks: Any) -> None:
+def _transform(given: Any, A: Any, taps: Any, taken: Any, tasks: Any) -> None:
     """Takes tasks, counted in taken[0], until there are no more."""
     blocks, N, D = A.shape
     W = taps.shape[1]
@@ -64,10 +67,10 @@ def _transform(addresses: Any, A: Any, taps: Any, taken: Any, tasks: Any) -> Non
         block, d0 = task % blocks, task // blocks * _CHANNELS
         d1 = min(d0 + _CHANNELS, D)
         # In float64, so that an exponent is rounded once.
-        rows = carray(pointer(addresses[0, block]), (D * N,))[d0 * N : d1 * N]
+        rows = carray(pointer(given[0, block]), (D * N,))[d0 * N : d1 * N]
         for i in range(rows.shape[0]):
             exact[i] = -exp(np.float64(rows[i])) * _LOG2E
-        weight = carray(pointer(addresses[1, block]), (D, W))
+        weight = carray(pointer(given[1, block]), (D, W))
         for n in range(N):
             for d in range(d0, d1):
                 A[block, n, d] = np.float32(exact[(d - d0) * N + n])

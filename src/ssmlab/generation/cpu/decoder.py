@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssmlab.blocks.mamba import Mamba, MambaState
 from ssmlab.generation.cpu import fetching, kernel
-from ssmlab.generation.cpu.constants import make_constants
+from ssmlab.generation.cpu.constants import addresses, make_constants
 from ssmlab.mixers.s6 import S6
 from ssmlab.models.language_model import LanguageModel, LayerStates
 from ssmlab.models.plain import not_plain_mamba
@@ -176,7 +176,7 @@ class CpuDecoder:
         A, taps = make_constants(self.model)
         table = np.array([self._addresses(layer) for layer in self.model.layers], np.int64)
         for column, array in ((kernel.A, A), (kernel.CONV, taps)):
-            table[:, column] = array.ctypes.data + np.arange(len(array)) * array.strides[0]
+            table[:, column] = addresses(array)
             self._kept.append(array)
         return table
 

@@ -19,7 +19,7 @@ from ssmlab.blocks.calls import is_plain
 from ssmlab.blocks.mamba import Mamba, MambaState
 from ssmlab.blocks.residual import RMSNorm
 from ssmlab.generation.cpu import decoder, reading
-from ssmlab.generation.cpu.constants import make_constants
+from ssmlab.generation.cpu.constants import addresses, make_constants
 from ssmlab.mixers.s6 import S6
 from ssmlab.models.language_model import LanguageModel, LayerStates
 from ssmlab.ops._checks import sequence_bounds
@@ -178,14 +178,13 @@ class _Run:
         table[:, list(shared)] = list(shared.values())
         table[-1, [reading.ROW, reading.GATED]] = channels, 0
         for column, array in ((reading.A, A), (reading.TAPS_AT, taps), (reading.EPS, self._eps)):
-            table[:, column] = array.ctypes.data + np.arange(len(array)) * array.strides[0]
+            table[:, column] = addresses(array)
         own = reading.NORM, reading.CONV_BIAS, reading.SKIP, reading.DT_BIAS
         table[:, list(own)] = [_addresses(layer) for layer in self._layers]
-        for columns, states_ in (
-            ((reading.CONV_BEFORE, reading.SSM_BEFORE), self._before),
-            ((reading.CONV_AFTER, reading.SSM_AFTER), self._after),
-        ):
-            table[:, list(columns)] = [[t.data_ptr() for t in state] for state in states_]
+        before = reading.CONV_BEFORE, reading.SSM_BEFORE
+        after = reading.CONV_AFTER, reading.SSM_AFTER
+        for columns, values in ((before, self._before), (after, self._after)):
+            table[:, list(columns)] = [[t.data_ptr() for t in state] for state in values]
         return table
 
 
