@@ -7,7 +7,7 @@ machine says of its processor does not tell.
 
 from ssmlab.generation.cpu import matvec
 
-FAR = 3072  # numbers of 4 bytes: best of 1 to 48 KiB where it gained
+FAR = 3072  # numbers of 4 bytes: best of 2 to 48 KiB where it gained
 _WAYS = (0, FAR)
 _SAMPLES = 5  # of each way
 _LEAST = 1 << 26  # bytes of weights, below which caches hold much of them

@@ -26,7 +26,7 @@ from ssmlab.ops.selective_scan.cpu import chunk, recurrence_complex, recurrence_
 from ssmlab.ops.selective_scan.cpu import kernels as selective_scan
 from ssmlab.ops.selective_scan.cpu.tile import TASK_FIELDS, Inputs
 
-# Columns of the table. Sizes:
+COLUMNS = 37  # of the table. Sizes:
 (
     TOKENS,
     LENGTH,  # of a batch entry
@@ -67,8 +67,7 @@ from ssmlab.ops.selective_scan.cpu.tile import TASK_FIELDS, Inputs
     CONV_TAKEN,
     TEXTS_TAKEN,
     SCAN_TAKEN,
-) = range(37)
-COLUMNS = 37
+) = range(COLUMNS)
 
 NORM_ROWS = 16  # of a task
 
@@ -150,7 +149,7 @@ def scan(argument: Any) -> None:
         carray(pointer(at[XZ] + 4 * D), (gates,)),
         carray(pointer(at[X]), (0,)),
         strides,
-        carray(pointer(at[A]), (N, 1, D)),
+        carray(pointer(at[A]), (N, 1, D)),  # B and C, given per step, need no columns
         signals[:, :, R : R + N],
         signals[:, :, R + N :],
         carray(pointer(at[SKIP]), (D,)),

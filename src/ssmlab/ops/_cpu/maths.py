@@ -102,8 +102,10 @@ def _expm1_base2(x: Any) -> Any:
 
 @_expand(expm1_four)
 def _expm1_four(x: Any) -> Any:
-    limits = (_f4(-126), _f4(127)) if x.dtype.bitwidth == 32 else (-1022.0, 1023.0)
-    one, (low, high) = type(limits[0])(1), limits
+    if x.dtype.bitwidth == 32:
+        one, low, high = _f4(1), _f4(-126), _f4(127)
+    else:
+        one, low, high = 1.0, -1022.0, 1023.0
 
     def expm1_four(x: Any) -> Any:
         x0, x1, x2, x3 = x

@@ -81,14 +81,15 @@ def _is_near(tile: Tile, steps: int) -> bool:
 
 def advance(x: Inputs, tile: Tile, place: Place, state: Array) -> None:
     """Move the states through the steps of a chunk, adding to y."""
-    near = _is_near(tile, place.steps)
+    constant = place.const_B or place.const_C
+    near = not constant and _is_near(tile, place.steps)
     for i in range(place.steps):
         row, k = tile.rows[i], place.row + i
         ask_for_row(x, place, i)
         for n in range(state.shape[0]):
             s, c = state[n], tile.constants[n]
             B, C = shared(x.B_t, k, place.group_B, n), shared(x.C_t, k, place.group_C, n)
-            if place.const_B or place.const_C:
+            if constant:
                 _step(s, c, c, row, B, C)
             elif near:
                 _step_near(s, c, row, B, C)

@@ -40,7 +40,8 @@ class Inputs(NamedTuple):
     grad_y: Array
     strides: Array  # (4, 3) int64
     constants: Array  # (N, columns, D), the columns REAL or COMPLEX: A log2(e), B, C; or
-    # Re A log2(e), Im A / pi, what that was rounded by, Re and Im B, Re and Im C
+    # Re A log2(e), Im A / pi, what that was rounded by, Re and Im B, Re and Im C. Forwards, those of
+    # B and C may be left out where neither is constant
     B_t: Array  # (batch * L, G, R) if B changes from step to step
     C_t: Array  # (batch * L, G, R) if C does
     D: Array  # (D,)
